@@ -1,0 +1,76 @@
+//! The record of how a picture came about: enough to draw it again, and to see what it cost.
+
+use crate::{Sampler, Schedule, Size, Stage};
+use std::time::Duration;
+
+/// Everything that decided a picture's pixels, and what it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Receipt {
+    /// Version of the engine that drew it.
+    pub engine: String,
+    /// Name of the model.
+    pub model: String,
+    /// SHA-256 over the model's weight files, in hexadecimal.
+    pub model_hash: String,
+    /// What was drawn: `text-to-image`, `image-to-image` or `repaint`.
+    pub task: &'static str,
+    /// The seed used, also when the caller left it to chance.
+    pub seed: u64,
+    /// The sampler used, also when the caller left the choice.
+    pub sampler: Sampler,
+    /// How the timesteps were spaced.
+    pub schedule: Schedule,
+    /// Steps of the whole schedule.
+    pub steps: usize,
+    /// Steps that were run of it.
+    pub steps_run: usize,
+    /// The noise levels that the sampler walked, in its order. Standard deviation of the noise relative to the
+    /// signal; infinite at a zero terminal signal-to-noise ratio.
+    pub sigmas: Vec<f64>,
+    /// Guidance scale.
+    pub guidance_scale: f32,
+    /// Guidance rescale.
+    pub guidance_rescale: f32,
+    /// Share of the schedule that was run, 1 for text-to-image.
+    pub strength: f64,
+    /// Size at which the model worked.
+    pub worked_at: Size,
+    /// The part of the input that the model saw: x, y, width, height. `None` for all of it.
+    pub region: Option<[u32; 4]>,
+    /// Size of the result.
+    pub size: Size,
+    /// Precision of the products, `f32` or `bf16`.
+    pub precision: &'static str,
+    /// The prompts, and how the tokenizer cut them.
+    pub prompts: Vec<PromptReport>,
+    /// Remarks on anything that was not done as a caller may expect (a stage redone in f32, say).
+    pub notes: Vec<String>,
+    /// SHA-256 over the result's pixels, in hexadecimal.
+    pub pixels_hash: String,
+    /// Time per stage, in the order run. Empty where nobody measured.
+    pub timings: Vec<StageTiming>,
+    /// Largest resident memory of the process until then, in bytes. `None` where the system does not tell.
+    pub peak_memory: Option<u64>,
+}
+
+/// How a prompt was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptReport {
+    /// The text as it was given.
+    pub text: String,
+    /// Its weight.
+    pub weight: f32,
+    /// Tokens per chunk, start and end not counted.
+    pub chunks: Vec<usize>,
+    /// Tokens that did not fit and were left out.
+    pub truncated: usize,
+}
+
+/// How long a stage took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageTiming {
+    /// The stage.
+    pub stage: Stage,
+    /// Wall-clock time.
+    pub took: Duration,
+}
