@@ -1,1 +1,188 @@
-//! placeholder
+//! The clouds' wire protocols: bytes to [`GenerationRequest`]s, outcomes back to bytes.
+//!
+//! Pure functions: no web framework, no runtime, no engine, no clock and no randomness of their own. The server brings
+//! the time and a request id ([`Context`]) and carries out what [`Protocol::receive`] understood.
+//!
+//! Sibling folders have the same files: `wire` (the vendor's structs, nothing resolved), `decode` (wire to neutral),
+//! `encode` (neutral to wire, the only place with status codes), `auth` (signatures and keys).
+
+pub mod bedrock;
+
+use bytes::Bytes;
+use pentimento_request::{GenerateError, GenerationRequest};
+use std::time::{Duration, SystemTime};
+
+/// An HTTP request as it arrived, over HTTP/1.1 or HTTP/2.
+#[derive(Clone, Debug)]
+pub struct HttpRequest {
+    /// The method in capitals.
+    pub method: String,
+    /// Raw path and query as they were sent, nothing decoded.
+    pub target: String,
+    /// Header names in lower case with their values, in order of arrival. HTTP/2's `:authority` stands under that
+    /// name, and a `host` entry of the same value is added where none was sent.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl HttpRequest {
+    /// The first value of a header as text. `None` when it is absent or not visible ASCII or UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// The raw path, without the query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+}
+
+/// What the server knows about a request beyond its bytes.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The server's time when the request arrived.
+    pub now: SystemTime,
+    /// Unique name of this request: a UUID in lower case.
+    pub request_id: String,
+    /// Whether the request came over TLS.
+    pub secure: bool,
+}
+
+/// A model as protocols see it: enough to decide sizes, nothing to run it with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelProfile {
+    /// The name by which the generator knows it.
+    pub name: String,
+    /// Guidance rescale used where a protocol has no such field.
+    pub guidance_rescale: f32,
+}
+
+/// A request that was understood and may be carried out.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What to do.
+    pub operation: Operation,
+    /// How the answer is wanted.
+    pub delivery: Delivery,
+    /// Requests with the same key ask for the very same work: they are answered by one job. It contains the caller's
+    /// identity, so that one caller never sees another one's picture.
+    pub same_work: Option<String>,
+    /// Whether the client announced that it will try again if the connection breaks.
+    pub may_retry: bool,
+    /// The server's name of this request.
+    pub request_id: String,
+}
+
+/// What a call asks for.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Draw a picture and answer with it.
+    Generate {
+        /// The request, complete but for a seed left to chance.
+        request: Box<GenerationRequest>,
+        /// Where the seed comes from.
+        seed: Seed,
+    },
+}
+
+/// Where a request's seed comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// The request's own.
+    Given,
+    /// The server draws one from 1 to `max` and writes it into the request.
+    Drawn {
+        /// Largest seed the protocol can express.
+        max: u64,
+    },
+}
+
+/// How a call's answer is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// One body in the vendor's JSON.
+    Json,
+    /// One body that is the picture itself.
+    Picture,
+    /// A stream of the vendor's event frames.
+    Events,
+}
+
+/// A picture ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The encoded PNG file.
+    pub png: Bytes,
+    /// The seed really used.
+    pub seed: u64,
+    /// Time from the request's arrival to the finished picture.
+    pub latency: Duration,
+}
+
+/// An HTTP response.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// Header names in lower case with their values. `content-length` and `date` are the server's.
+    pub headers: Vec<(&'static str, String)>,
+    /// The whole body.
+    pub body: Bytes,
+    /// The vendor's name of the error, for logs and metrics; `None` for a success.
+    pub error: Option<&'static str>,
+}
+
+/// How a connection is kept alive while a picture is drawn: the head of a response that is sent early, and the bytes
+/// sent every few seconds until [`Protocol::late_answer`] is ready.
+#[derive(Clone, Debug)]
+pub struct KeepAlive {
+    /// Status and headers; its body is empty.
+    pub head: Reply,
+    /// Bytes that every client of this protocol skips.
+    pub beat: Bytes,
+}
+
+/// Why the server turned a request away before the protocol could read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The body is larger than [`Protocol::body_limit`].
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTooSlow,
+    /// The server is shutting down.
+    ShuttingDown,
+    /// Something in the server went wrong.
+    Internal,
+}
+
+/// A vendor's protocol.
+pub trait Protocol: Send + Sync {
+    /// Short name for logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Whether requests with this method and raw target are this protocol's to answer.
+    fn claims(&self, method: &str, target: &str) -> bool;
+
+    /// Largest body in bytes that is read at all.
+    fn body_limit(&self) -> usize;
+
+    /// Verifies and understands a request.
+    ///
+    /// # Errors
+    /// The vendor's own answer to what is wrong with it.
+    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Call, Reply>;
+
+    /// The answer to a request that was not read to its end.
+    fn refuse(&self, refusal: Refusal, context: &Context) -> Reply;
+
+    /// The answer to a call, nothing having been sent yet.
+    fn answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Reply;
+
+    /// How this call's connection can be kept alive.
+    fn keep_alive(&self, call: &Call) -> KeepAlive;
+
+    /// The rest of the body after [`KeepAlive::head`] and some beats were sent.
+    fn late_answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Bytes;
+}

@@ -14,6 +14,8 @@ pub enum ErrorKind {
     ModelNotFound,
     /// Too much work is waiting: try again later.
     Overloaded,
+    /// The generator is going away: another one, or a later try, may answer.
+    Unavailable,
     /// The job took longer than it may.
     DeadlineExceeded,
     /// The caller broke off.
