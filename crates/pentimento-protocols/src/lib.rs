@@ -106,8 +106,10 @@ pub enum Delivery {
     Json,
     /// One body that is the picture itself.
     Picture,
-    /// A stream of the vendor's event frames.
+    /// A stream of the vendor's event frames, the vendor's JSON in them.
     Events,
+    /// A stream of the vendor's event frames, the picture itself in them.
+    PictureEvents,
 }
 
 /// A picture ready to be sent.
@@ -180,9 +182,10 @@ pub trait Protocol: Send + Sync {
     /// The answer to a call, nothing having been sent yet.
     fn answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Reply;
 
-    /// How this call's connection can be kept alive.
-    fn keep_alive(&self, call: &Call) -> KeepAlive;
+    /// How this call's connection can be kept alive. `None`: not at all, since no byte may precede the answer (a bare
+    /// picture); its only answer is then [`Protocol::answer`].
+    fn keep_alive(&self, call: &Call) -> Option<KeepAlive>;
 
-    /// The rest of the body after [`KeepAlive::head`] and some beats were sent.
+    /// The rest of the body after [`KeepAlive::head`] and any number of beats were sent.
     fn late_answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Bytes;
 }
