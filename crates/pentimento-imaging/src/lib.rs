@@ -1,1 +1,33 @@
-//! placeholder
+//! Pictures in and out, without a model.
+//!
+//! Files become a [`Picture`](pentimento_request::Picture) by [`decode`], under limits that hold before memory is
+//! taken; pictures become files by [`encode`], with the receipt of their making inside. Between the two lie
+//! [`resize`], [`crop`], [`paste`], [`composite`], and all that makes a mask of a picture: the module [`mask`],
+//! whose functions share their names with those for pictures and are called as `mask::crop(…)`.
+//!
+//! Values: sRGB bytes, alpha not premultiplied; colour profiles and gamma chunks are not applied. Everything here is
+//! a pure function of its arguments: the same bytes in give the same bytes out.
+
+mod composite;
+mod decode;
+mod encode;
+mod error;
+mod exif;
+mod format;
+pub mod mask;
+mod parameters;
+mod receipt;
+mod rect;
+mod resample;
+mod resize;
+
+pub use composite::composite;
+pub use decode::{Limits, decode};
+pub use encode::{encode, read_receipt};
+pub use error::{ImageError, ImageErrorKind};
+pub use format::{Format, sniff};
+pub use mask::{MaskSource, bounding_box};
+pub use parameters::parameters;
+pub use receipt::to_json;
+pub use rect::Rect;
+pub use resize::{crop, paste, resize};

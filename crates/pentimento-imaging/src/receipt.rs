@@ -1,0 +1,88 @@
+//! A receipt as JSON: what is stored in pictures, and what interfaces show.
+//!
+//! Units: durations are `seconds`, memory is bytes. Numbers that JSON cannot say are the strings `"inf"`, `"-inf"` and
+//! `"nan"`; an infinite sigma is one. What is unknown is `null`.
+
+use pentimento_request::{PromptReport, Receipt, Size, StageTiming};
+use serde_json::{Value, json};
+use std::fmt::Display;
+
+/// The receipt with all its fields.
+pub fn to_json(receipt: &Receipt) -> Value {
+    let Receipt {
+        engine,
+        model,
+        model_hash,
+        task,
+        seed,
+        sampler,
+        schedule,
+        steps,
+        steps_run,
+        sigmas,
+        guidance_scale,
+        guidance_rescale,
+        strength,
+        worked_at,
+        region,
+        size,
+        precision,
+        prompts,
+        notes,
+        pixels_hash,
+        timings,
+        peak_memory,
+    } = receipt;
+    json!({
+        "engine": engine,
+        "model": model,
+        "model_hash": model_hash,
+        "task": task,
+        "prompts": prompts.iter().map(prompt).collect::<Vec<_>>(),
+        "seed": seed,
+        "sampler": sampler.name(),
+        "schedule": schedule.name(),
+        "steps": steps,
+        "steps_run": steps_run,
+        "sigmas": sigmas.iter().map(number).collect::<Vec<_>>(),
+        "guidance_scale": number(guidance_scale),
+        "guidance_rescale": number(guidance_rescale),
+        "strength": number(strength),
+        "size": size_object(*size),
+        "worked_at": size_object(*worked_at),
+        "region": region.map(|[x, y, width, height]| {
+            json!({ "x": x, "y": y, "width": width, "height": height })
+        }),
+        "precision": precision,
+        "notes": notes,
+        "pixels_hash": pixels_hash,
+        "timings": timings.iter().map(timing).collect::<Vec<_>>(),
+        "peak_memory_bytes": peak_memory,
+    })
+}
+
+fn prompt(PromptReport { text, weight, chunks, truncated }: &PromptReport) -> Value {
+    json!({
+        "text": text,
+        "weight": number(weight),
+        "chunks": chunks,
+        "truncated": truncated,
+    })
+}
+
+fn timing(StageTiming { stage, took }: &StageTiming) -> Value {
+    json!({ "stage": stage.name(), "seconds": took.as_secs_f64() })
+}
+
+fn size_object(size: Size) -> Value {
+    json!({ "width": size.width(), "height": size.height() })
+}
+
+/// A number by its shortest decimal form (0.7 stays 0.7 as an `f32`), or its name where JSON has no number for it.
+fn number(number: &impl Display) -> Value {
+    let text = number.to_string();
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => json!(value),
+        _ => json!(text.to_lowercase()),
+    }
+}
