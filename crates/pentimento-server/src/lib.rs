@@ -1,1 +1,35 @@
-//! placeholder
+//! The HTTP server: raw requests in, one queue, one worker, answers out.
+//!
+//! HTTP/1.1 and HTTP/2 (prior knowledge, or ALPN over TLS) share one port. The server names no vendor: a
+//! [`Protocol`](pentimento_protocols::Protocol) claims a raw request target, understands the request and writes the
+//! answer; a [`Generator`](pentimento_request::Generator) draws. Between the two stands one bounded queue with one worker
+//! thread, and no endpoint reaches the generator another way.
+//!
+//! ```text
+//! connection   sockets, TLS, limits, watch over idle peers
+//!  └ routes    raw target -> a health page or a protocol
+//!     └ intake    the body within its limits -> Protocol::receive on a blocking thread -> Call
+//!        └ execute   seed, submit, wait, keep alive -> Protocol::answer
+//!           └ jobs      ledger (who waits for what) and worker (the thread that owns the generator)
+//! ```
+//!
+//! A client that leaves takes its job with it: hyper drops the future or body that stands for the request, that drops
+//! its ticket, and the last ticket's drop cancels the job.
+
+mod config;
+mod connection;
+mod error;
+mod execute;
+mod intake;
+mod jobs;
+mod metrics;
+mod record;
+mod respond;
+mod routes;
+mod server;
+mod tls;
+
+pub use config::{KeepAliveTiming, ServerConfig};
+pub use error::{ServerError, ServerErrorKind};
+pub use server::{Server, serve};
+pub use tls::Tls;

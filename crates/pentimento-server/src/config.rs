@@ -1,0 +1,133 @@
+//! What the server can be told, with the defaults and why they are so.
+
+use crate::{
+    error::{ServerError, ServerErrorKind},
+    tls::Tls,
+};
+use std::{net::SocketAddr, time::Duration};
+
+/// Everything that shapes a server. [`ServerConfig::new`] documents the defaults; every field may be changed after.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Address to listen on. Port 0 takes a free one; [`Server::local_addr`](crate::Server::local_addr) tells which.
+    pub listen: SocketAddr,
+    /// Certificate and key. `None`: cleartext.
+    pub tls: Option<Tls>,
+    /// Jobs that may wait beside the one that runs. Default 16.
+    pub queue_places: usize,
+    /// How long a job is kept after its last client left, if that client announced that it would try again. Default
+    /// 900 ms, so that an abandoned job is cancelled within a second. Raise it where pictures take longer than the
+    /// clients' read timeout: a retry that comes later finds its job gone and starts anew.
+    pub retry_grace: Duration,
+    /// Longest time from a job's admission to its picture, waiting included. Default 15 minutes; `None`: no limit.
+    pub deadline: Option<Duration>,
+    /// Whether slow answers are kept alive with early heads and beats. Default off: the early head commits to a
+    /// success status before the outcome is known.
+    pub keep_alive: Option<KeepAliveTiming>,
+    /// Time for a whole request body to arrive. Default 60 s.
+    pub body_timeout: Duration,
+    /// Time for a request's head, and for the TLS handshake. Default 15 s.
+    pub header_timeout: Duration,
+    /// Time after which a connection on which nothing happens is closed. Default 75 s.
+    pub idle_timeout: Duration,
+    /// Connections held at once; further ones wait in the system's backlog. Default 512, which leaves room under the
+    /// usual limit of 1024 open files.
+    pub max_connections: usize,
+    /// Bytes of all request bodies held in memory at once. Default 256 MiB. A body that finds no room for
+    /// [`ServerConfig::intake_wait`] is refused.
+    pub body_memory: usize,
+    /// Requests that are verified and decoded at once, each on its own thread. Default: one per processor, 2 to 8.
+    pub decoders: usize,
+    /// How long a request waits for memory or for a decoder before it is refused. Default 10 s.
+    pub intake_wait: Duration,
+    /// Longest time from the shutdown signal to the end of [`Server::run`](crate::Server::run). The running job may
+    /// finish in it. Default 50 s, at most [`ServerConfig::MAX_SHUTDOWN`].
+    pub shutdown_timeout: Duration,
+}
+
+impl ServerConfig {
+    /// Process supervisors commonly kill after a minute or more; the process must have ended by itself before.
+    pub const MAX_SHUTDOWN: Duration = Duration::from_secs(55);
+
+    /// The defaults that each field documents.
+    pub fn new(listen: SocketAddr) -> Self {
+        let processors = std::thread::available_parallelism().map_or(2, |count| count.get());
+        Self {
+            listen,
+            tls: None,
+            queue_places: 16,
+            retry_grace: Duration::from_millis(900),
+            deadline: Some(Duration::from_secs(15 * 60)),
+            keep_alive: None,
+            body_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(75),
+            max_connections: 512,
+            body_memory: 256 << 20,
+            decoders: processors.clamp(2, 8),
+            intake_wait: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(50),
+        }
+    }
+
+    /// Refuses values that cannot work, by name.
+    pub(crate) fn check(&self) -> Result<(), ServerError> {
+        let wrong = |what: &str| Err(ServerError::new(ServerErrorKind::InvalidConfig, what));
+        if self.max_connections == 0 {
+            return wrong("max_connections must be at least 1");
+        }
+        if self.decoders == 0 {
+            return wrong("decoders must be at least 1");
+        }
+        if self.shutdown_timeout > Self::MAX_SHUTDOWN {
+            return wrong("shutdown_timeout must be at most 55 seconds");
+        }
+        if self.keep_alive.is_some_and(|timing| timing.every < KeepAliveTiming::SHORTEST) {
+            return wrong("keep_alive.every must be at least 10 milliseconds");
+        }
+        Ok(())
+    }
+}
+
+/// When a slow answer is begun early, and how often it is given a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAliveTiming {
+    /// Time after which the head of the answer is sent. Failures before it still have their own status.
+    pub after: Duration,
+    /// Time between two beats, at least 10 ms.
+    pub every: Duration,
+}
+
+impl KeepAliveTiming {
+    /// Faster beats would only burn processor time.
+    const SHORTEST: Duration = Duration::from_millis(10);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_and_impossible_values_are_named() {
+        let config = ServerConfig::new(([127, 0, 0, 1], 0).into());
+        assert!(config.check().is_ok());
+        let second = Duration::from_secs(1);
+        let wrong = [
+            ("max_connections", ServerConfig { max_connections: 0, ..config.clone() }),
+            ("decoders", ServerConfig { decoders: 0, ..config.clone() }),
+            ("shutdown_timeout", ServerConfig { shutdown_timeout: second * 56, ..config.clone() }),
+            (
+                "keep_alive.every",
+                ServerConfig {
+                    keep_alive: Some(KeepAliveTiming { after: second, every: Duration::ZERO }),
+                    ..config
+                },
+            ),
+        ];
+        for (field, config) in wrong {
+            let error = config.check().expect_err(field);
+            assert_eq!(error.kind(), ServerErrorKind::InvalidConfig);
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
+}
