@@ -1,1 +1,47 @@
-//! placeholder
+//! CPU kernels on slices: matrix products, convolution, attention, norms, activations, and mapped files.
+//!
+//! This crate knows no model and no tensor library. It is the only one in the workspace that may hold `unsafe`
+//! code, because vector instructions and tiles of one output shared by threads need it; each block states its
+//! condition.
+//!
+//! **Shapes.** Tensors are dense row-major slices. Linear layers take `[rows, k]` and weights `[n, k]`; pictures are
+//! `[batch, channels, height, width]`; attention takes `[batch, tokens, heads · head_dim]`.
+//! **Errors.** A slice that does not fit its shape is the caller's mistake: a panic, documented at each function.
+//! Numbers that are not finite pass through and stay visible in the results.
+//! **Threads.** Kernels run on rayon's current pool, so `pool.install(…)` decides. Sums have a fixed order: on one
+//! instruction set the result's bytes depend neither on the number of threads nor on what else is in the call.
+//! **Instruction sets** are chosen at run time by [`Isa::current`]; each has its own bytes.
+//!
+//! # Adding a kernel
+//!
+//! 1. A module with a public function on slices: check the shapes, take [`Isa::current`] once, cut the output into
+//!    tasks that each own their part of it (`par_chunks_mut`, or `scratch::SharedOut` for tiles), and keep buffers in
+//!    `scratch::with`, so that the steady state allocates nothing.
+//! 2. The arithmetic: elementwise code is one generic body compiled per instruction set by `isa::per_isa!`; products
+//!    go through the register tile, `gemm::Kernel`, which already has a version per instruction set.
+//! 3. The order of each sum must follow from the shape of that sum alone: never from the number of rows, tasks or
+//!    threads.
+//! 4. A naive twin in `tests/it`, odd shapes, `on_each_isa`, `same_for_any_threads`; a shape in `benches/kernels.rs`.
+
+mod activation;
+mod attention;
+mod bf16;
+mod conv;
+mod gemm;
+mod isa;
+mod linear;
+mod mapped_file;
+mod matmul;
+mod norm;
+mod pack;
+mod scratch;
+
+pub use activation::{add, geglu, gelu, quick_gelu, silu, softmax};
+pub use attention::{AttentionShape, Mask, attention};
+pub use conv::{ConvOptions, PackedConv, Padding, Upsample, conv2d, conv2d_output_size};
+pub use isa::Isa;
+pub use linear::{Epilogue, linear};
+pub use mapped_file::MappedFile;
+pub use matmul::{Layout, matmul};
+pub use norm::{NormActivation, group_norm, layer_norm};
+pub use pack::{PackedWeights, Precision, WeightsRef};

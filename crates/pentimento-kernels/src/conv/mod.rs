@@ -1,0 +1,317 @@
+//! Convolutions over NCHW pictures, as implicit products: `out[c_out, pixels] = w[c_out, c_in·kh·kw] · patches`.
+//!
+//! The patches of a few register tiles are gathered into a buffer of the second-level cache, block of steps by block
+//! of steps; the whole matrix of patches never exists. Zero padding and nearest upsampling happen in that gathering.
+
+mod patches;
+
+use rayon::prelude::*;
+
+use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
+use crate::isa::{Arith, Isa, per_isa};
+use crate::pack::{Precision, WeightsRef, pack_rows};
+use crate::scratch::{self, LANES, Line, SharedOut};
+use patches::{Patches, Spot};
+
+/// The weights of a convolution, packed for [`conv2d`].
+#[derive(Clone, Debug)]
+pub struct PackedConv {
+    shape: [usize; 4],
+    precision: Precision,
+    /// `[c_out][steps]`.
+    words: Vec<u32>,
+}
+
+impl PackedConv {
+    /// Packs weights of shape `[c_out, c_in, kernel_height, kernel_width]`.
+    ///
+    /// # Panics
+    /// If `weights` does not hold that many elements, or the kernel is empty.
+    pub fn pack<'a>(
+        weights: impl Into<WeightsRef<'a>>,
+        shape: [usize; 4],
+        precision: Precision,
+    ) -> PackedConv {
+        let weights = weights.into();
+        let [c_out, c_in, height, width] = shape;
+        let k = c_in * height * width;
+        assert!(height > 0 && width > 0, "a convolution's kernel is {height} by {width}");
+        assert_eq!(weights.len(), c_out * k, "weights of a convolution {shape:?}");
+        PackedConv { shape, precision, words: pack_rows(weights, c_out, k, precision) }
+    }
+
+    /// Output channels.
+    pub fn c_out(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// Input channels.
+    pub fn c_in(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// Kernel height and width.
+    pub fn kernel(&self) -> (usize, usize) {
+        (self.shape[2], self.shape[3])
+    }
+
+    /// The factors' precision.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        self.words.len() * size_of::<u32>()
+    }
+
+    /// Inputs of one output.
+    fn k(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+}
+
+/// Zeros around a picture, in pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Padding {
+    /// Rows above.
+    pub top: usize,
+    /// Columns before.
+    pub left: usize,
+    /// Rows below.
+    pub bottom: usize,
+    /// Columns after.
+    pub right: usize,
+}
+
+impl Padding {
+    /// The same on all sides.
+    pub fn all(pixels: usize) -> Padding {
+        Padding { top: pixels, left: pixels, bottom: pixels, right: pixels }
+    }
+
+    /// One row below and one column after, as the Stable Diffusion VAE's downsampler pads.
+    pub const BOTTOM_RIGHT: Padding = Padding { top: 0, left: 0, bottom: 1, right: 1 };
+}
+
+/// Nearest-neighbour enlargement of the input, folded into the reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Upsample {
+    /// The input as it is.
+    #[default]
+    None,
+    /// Each pixel becomes two by two.
+    Nearest2,
+}
+
+impl Upsample {
+    fn factor(self) -> usize {
+        match self {
+            Upsample::None => 1,
+            Upsample::Nearest2 => 2,
+        }
+    }
+}
+
+/// How a convolution is applied.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvOptions<'a> {
+    /// Step between outputs, in both directions.
+    pub stride: usize,
+    /// Zeros around the (enlarged) input.
+    pub padding: Padding,
+    /// Enlargement of the input before padding.
+    pub upsample: Upsample,
+    /// `[c_out]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[batch, c_out]`, added to each pixel: the time embedding.
+    pub channel_add: Option<&'a [f32]>,
+    /// A tensor of the output's shape, added last.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Default for ConvOptions<'_> {
+    fn default() -> Self {
+        let (padding, upsample) = (Padding::default(), Upsample::None);
+        ConvOptions { stride: 1, padding, upsample, bias: None, channel_add: None, residual: None }
+    }
+}
+
+/// Height and width of the output of a convolution over pictures of `height` by `width`.
+///
+/// # Panics
+/// If the stride is zero or the padded picture is smaller than the kernel.
+pub fn conv2d_output_size(
+    height: usize,
+    width: usize,
+    w: &PackedConv,
+    options: &ConvOptions,
+) -> (usize, usize) {
+    let (padding, factor) = (options.padding, options.upsample.factor());
+    let along = |size: usize, padding: usize, kernel: usize| {
+        let room =
+            (size * factor + padding).checked_sub(kernel).expect("the padded picture holds the kernel");
+        room / options.stride + 1
+    };
+    (
+        along(height, padding.top + padding.bottom, w.kernel().0),
+        along(width, padding.left + padding.right, w.kernel().1),
+    )
+}
+
+/// A convolution: `x` is `[batch, c_in, height, width]` by `shape`, `out` is `[batch, c_out, out_height, out_width]`
+/// with [`conv2d_output_size`]. An image's result has the same bytes alone and in a batch.
+///
+/// # Panics
+/// If a slice does not fit its shape, or as [`conv2d_output_size`].
+pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOptions, out: &mut [f32]) {
+    let [batch, c_in, height, width] = shape;
+    let (out_height, out_width) = conv2d_output_size(height, width, w, options);
+    let (pixels, c_out) = (out_height * out_width, w.c_out());
+    assert_eq!(x.len(), shape.iter().product::<usize>(), "input of a convolution {shape:?}");
+    assert_eq!(c_in, w.c_in(), "input channels of a convolution");
+    assert_eq!(
+        out.len(),
+        batch * c_out * pixels,
+        "output of a convolution [{batch}, {c_out}, {out_height}, {out_width}]"
+    );
+    assert!(options.bias.is_none_or(|bias| bias.len() == c_out), "bias of a convolution to {c_out} channels");
+    assert!(
+        options.channel_add.is_none_or(|added| added.len() == batch * c_out),
+        "[{batch}, {c_out}] added to channels"
+    );
+    assert!(options.residual.is_none_or(|added| added.len() == out.len()), "residual of a convolution");
+    let isa = Isa::current();
+    let layer = Layer {
+        isa,
+        kernel: Kernel::new(isa, w.precision()),
+        patches: Patches::new(x, shape, w.kernel(), options, (out_height, out_width)),
+        w,
+        options,
+        pixels,
+        out: SharedOut::new(out),
+    };
+    layer.run(batch);
+}
+
+/// Columns of a register tile: pixels of one image.
+const TILE_PIXELS: usize = GROUPS * LANES;
+
+/// Register tiles in a task at most: 256 pixels of 256 steps are 256 KiB of patches.
+const TASK_TILES: usize = 4;
+
+struct Layer<'a> {
+    isa: Isa,
+    kernel: Kernel,
+    patches: Patches<'a>,
+    w: &'a PackedConv,
+    options: &'a ConvOptions<'a>,
+    pixels: usize,
+    out: SharedOut,
+}
+
+impl Layer<'_> {
+    fn run(&self, batch: usize) {
+        let tiles_per_image = self.pixels.div_ceil(TILE_PIXELS);
+        let tiles = batch * tiles_per_image;
+        let (task_tiles, task_channels) = task_shape(tiles, self.w.c_out(), rayon::current_num_threads());
+        let channel_tasks = self.w.c_out().div_ceil(task_channels.max(1));
+        (0..tiles.div_ceil(task_tiles.max(1)) * channel_tasks).into_par_iter().with_max_len(1).for_each(
+            |task| {
+                let first = task / channel_tasks * task_tiles;
+                let mut spots = [Spot { image: 0, pixel: 0, width: 0 }; TASK_TILES];
+                let count = task_tiles.min(tiles - first);
+                for (spot, tile) in spots.iter_mut().zip(first..first + count) {
+                    let pixel = tile % tiles_per_image * TILE_PIXELS;
+                    *spot = Spot {
+                        image: tile / tiles_per_image,
+                        pixel,
+                        width: TILE_PIXELS.min(self.pixels - pixel),
+                    };
+                }
+                let channel = task % channel_tasks * task_channels;
+                self.block(&spots[..count], channel..(channel + task_channels).min(self.w.c_out()));
+            },
+        );
+    }
+
+    /// One task: some register tiles of pixels by a range of output channels.
+    fn block(&self, spots: &[Spot], channels: std::ops::Range<usize>) {
+        let steps = self.w.precision().steps(self.w.k());
+        scratch::with(spots.len() * GROUPS * STEPS * LANES, |lines| {
+            for step in (0..steps.max(1)).step_by(STEPS) {
+                let count = STEPS.min(steps - step);
+                for (spot, lines) in spots.iter().zip(lines.chunks_exact_mut(GROUPS * STEPS)) {
+                    self.patches.gather(spot, step..step + count, self.w.precision(), lines);
+                }
+                for channel in channels.clone().step_by(ROWS) {
+                    let rows = ROWS.min(channels.end - channel);
+                    for (spot, lines) in spots.iter().zip(lines.chunks_exact(GROUPS * STEPS)) {
+                        self.tile(spot, channel, rows, lines, step, count);
+                        if step + count == steps {
+                            self.finish(spot, channel..channel + rows);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn tile(&self, spot: &Spot, channel: usize, rows: usize, lines: &[Line], step: usize, count: usize) {
+        let steps = self.w.precision().steps(self.w.k());
+        let tile = Tile {
+            steps: count,
+            a: self.w.words.as_ptr().wrapping_add(channel * steps + step),
+            a_stride: steps,
+            b: lines.as_ptr(),
+            b_stride: STEPS,
+            c: self.out.at(self.at(spot, channel)),
+            c_stride: self.pixels,
+            add: step > 0,
+        };
+        // SAFETY: channels, pixels and steps lie inside the operands, `gather` filled the lines, and this task alone
+        // writes these pixels of these channels.
+        unsafe { self.kernel.run(rows, spot.width, &tile) };
+    }
+
+    /// Index in the output of a spot's first pixel in a channel.
+    fn at(&self, spot: &Spot, channel: usize) -> usize {
+        (spot.image * self.w.c_out() + channel) * self.pixels + spot.pixel
+    }
+
+    /// Bias and additions on a finished tile, while it is in the first-level cache.
+    fn finish(&self, spot: &Spot, channels: std::ops::Range<usize>) {
+        let options = self.options;
+        for channel in channels {
+            let from = self.at(spot, channel);
+            // SAFETY: this task alone works on these pixels of this channel.
+            let out = unsafe { self.out.slice(from, spot.width) };
+            let bias = options.bias.map_or(0.0, |bias| bias[channel]);
+            let added = options.channel_add.map_or(0.0, |added| added[spot.image * self.w.c_out() + channel]);
+            let residual = options.residual.map(|residual| &residual[from..from + spot.width]);
+            finish_row(self.isa, out, bias, added, residual);
+        }
+    }
+}
+
+/// Register tiles and output channels of a task, so that every thread gets several. Does not influence the results.
+fn task_shape(tiles: usize, c_out: usize, threads: usize) -> (usize, usize) {
+    let wanted = 4 * threads;
+    let task_tiles = tiles.div_ceil(wanted).clamp(2, TASK_TILES);
+    let tile_tasks = tiles.div_ceil(task_tiles).max(1);
+    // Each task gathers its patches anew: below some 100 channels that would be a large part of its work.
+    let channel_tasks = wanted.div_ceil(tile_tasks).min(c_out / 96).max(1);
+    (task_tiles, c_out.div_ceil(channel_tasks).next_multiple_of(ROWS))
+}
+
+per_isa!(fn finish_row(out: &mut [f32], bias: f32, added: f32, residual: Option<&[f32]>) = finish_row_body);
+
+#[inline(always)]
+fn finish_row_body<A: Arith>(out: &mut [f32], bias: f32, added: f32, residual: Option<&[f32]>) {
+    match residual {
+        None => out.iter_mut().for_each(|out| *out = (*out + bias) + added),
+        Some(residual) => {
+            out.iter_mut().zip(residual).for_each(|(out, more)| *out = ((*out + bias) + added) + more)
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The register tile in AVX2 and FMA: up to 6 rows by one group of 16 columns (two registers), 12 sums in registers.
+
+use std::arch::x86_64::*;
+
+use super::{Tile, tiles};
+use crate::scratch::LANES;
+
+/// f32 factors.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX2 and FMA.
+pub(super) unsafe fn f32(rows: usize, groups: usize, tile: &Tile) {
+    each_group(groups, tile, |tile| tiles!(rows, 1, tile, f32_tile, [1 2 3 4 5 6], [1]));
+}
+
+/// bf16 pairs widened to f32.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX2 and FMA.
+pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
+    each_group(groups, tile, |tile| tiles!(rows, 1, tile, bf16_emulated_tile, [1 2 3 4 5 6], [1]));
+}
+
+fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
+    for g in 0..groups {
+        let (b, c) = (tile.b.wrapping_add(g * tile.b_stride), tile.c.wrapping_add(g * LANES));
+        run(&Tile { b, c, ..*tile });
+    }
+}
+
+/// Defines a tile: the loops are the same for each kind of step. `G` is 1.
+macro_rules! define_tile {
+    ($name:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
+            let mut sums = [[_mm256_setzero_ps(); 2]; M];
+            let mut a = tile.a;
+            let mut b = tile.b.cast::<f32>();
+            for _ in 0..tile.steps {
+                // SAFETY: B holds `steps` lines of 16 words, each aligned to 64 bytes.
+                let columns = unsafe { [_mm256_load_ps(b), _mm256_load_ps(b.add(8))] };
+                for m in 0..M {
+                    // SAFETY: A holds `steps` words in each of M rows.
+                    let $a = unsafe { _mm256_set1_epi32(*a.add(m * tile.a_stride).cast()) };
+                    for g in 0..2 {
+                        let ($sum, $b) = (sums[m][g], columns[g]);
+                        sums[m][g] = $step;
+                    }
+                }
+                a = a.wrapping_add(1);
+                b = b.wrapping_add(LANES);
+            }
+            for m in 0..M {
+                for g in 0..2 {
+                    // SAFETY: C holds 16 columns in each of M rows.
+                    unsafe {
+                        let c = tile.c.add(m * tile.c_stride + g * 8);
+                        let sum =
+                            if tile.add { _mm256_add_ps(_mm256_loadu_ps(c), sums[m][g]) } else { sums[m][g] };
+                        _mm256_storeu_ps(c, sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+define_tile!(f32_tile, |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum));
+
+define_tile!(bf16_emulated_tile, |sum, a, b| {
+    let b = _mm256_castps_si256(b);
+    let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    let low = _mm256_fmadd_ps(
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)),
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)),
+        sum,
+    );
+    _mm256_fmadd_ps(
+        _mm256_castsi256_ps(_mm256_and_si256(a, high)),
+        _mm256_castsi256_ps(_mm256_and_si256(b, high)),
+        low,
+    )
+});

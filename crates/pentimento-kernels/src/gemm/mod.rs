@@ -1,0 +1,128 @@
+//! The register tile under every product: `C[m, 16·g] (+)= A[m, steps] · B[steps, 16·g]`.
+//!
+//! `A` is row-major with any row stride. `B` is packed in groups of 16 columns: `[group][step][16]`, each step one
+//! [`Line`]. `C` is row-major. One step is one `k` of f32, or two neighbouring `k` of bf16 in one 32-bit word.
+//!
+//! The sum over `k` is cut into blocks of [`STEPS`]; inside a block each element of `C` is one chain of fused
+//! multiply-adds in rising `k`, and the blocks' sums are added in rising order. Which tile an element falls into,
+//! and the tile's shape, change nothing in that chain, so the bytes of a row do not depend on its neighbours, on the
+//! number of rows or on the threads.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use crate::isa::Isa;
+use crate::pack::Precision;
+use crate::scratch::{LANES, Line};
+
+/// Steps in a block of the sum: 256 steps of 64 columns are 64 KiB of `B`, which stays in the second-level cache.
+/// Results depend on it: changing it changes bytes.
+pub(crate) const STEPS: usize = 256;
+
+/// Most rows in a register tile.
+pub(crate) const ROWS: usize = 6;
+
+/// Most groups of 16 columns in a register tile.
+pub(crate) const GROUPS: usize = 4;
+
+/// One call of the register tile.
+pub(crate) struct Tile {
+    /// Steps to sum over.
+    pub(crate) steps: usize,
+    /// First row of `A`, as 32-bit words.
+    pub(crate) a: *const u32,
+    /// Words from one row of `A` to the next.
+    pub(crate) a_stride: usize,
+    /// First line of the first group of `B`.
+    pub(crate) b: *const Line,
+    /// Lines from one group of `B` to the next.
+    pub(crate) b_stride: usize,
+    /// First row of `C`.
+    pub(crate) c: *mut f32,
+    /// Elements from one row of `C` to the next.
+    pub(crate) c_stride: usize,
+    /// Add to `C` rather than overwrite it.
+    pub(crate) add: bool,
+}
+
+/// `fn(rows, groups, tile)`, with `1 <= rows <= ROWS` and `1 <= groups <= GROUPS`.
+type TileFn = unsafe fn(usize, usize, &Tile);
+
+/// The register tile of one instruction set and precision.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel(TileFn);
+
+impl Kernel {
+    pub(crate) fn new(isa: Isa, precision: Precision) -> Kernel {
+        Kernel(match (isa, precision) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, Precision::Bf16) => avx512::bf16,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Precision::Bf16) => avx512::bf16_emulated,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => avx512::f32,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Precision::F32) => avx2::f32,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Precision::Bf16) => avx2::bf16_emulated,
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon, Precision::F32) => neon::f32,
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon, Precision::Bf16) => neon::bf16_emulated,
+            (_, Precision::F32) => portable::f32,
+            (_, Precision::Bf16) => portable::bf16_emulated,
+        })
+    }
+
+    /// Runs a tile whose last group may be narrower than 16: `columns` of `C` are written, the rest is left alone.
+    ///
+    /// # Safety
+    /// `tile`'s pointers must be valid for `rows` rows, `columns` rounded up to 16 columns of `B`, exactly `columns`
+    /// columns of `C`, and its steps; `C` must not be accessed by anyone else meanwhile.
+    pub(crate) unsafe fn run(self, rows: usize, columns: usize, tile: &Tile) {
+        debug_assert!((1..=ROWS).contains(&rows) && (1..=GROUPS * LANES).contains(&columns));
+        let groups = columns.div_ceil(LANES);
+        if columns.is_multiple_of(LANES) {
+            // SAFETY: the caller's promise; the level was checked when it became current.
+            unsafe { (self.0)(rows, groups, tile) };
+        } else {
+            // SAFETY: as above.
+            unsafe { self.run_narrow(rows, columns, groups, tile) };
+        }
+    }
+
+    /// As `run`, through a buffer of whole groups.
+    ///
+    /// # Safety
+    /// As `run`.
+    unsafe fn run_narrow(self, rows: usize, columns: usize, groups: usize, tile: &Tile) {
+        let mut buffer = [0.0_f32; ROWS * GROUPS * LANES];
+        let c = buffer.as_mut_ptr();
+        // SAFETY: the buffer holds the largest tile; the other operands are as the caller promised.
+        unsafe { (self.0)(rows, groups, &Tile { c, c_stride: GROUPS * LANES, add: false, ..*tile }) };
+        for (row, sums) in buffer.chunks_exact(GROUPS * LANES).take(rows).enumerate() {
+            // SAFETY: `columns` elements of this row are `C`'s, by the caller's promise.
+            let target = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.c_stride), columns) };
+            for (out, sum) in target.iter_mut().zip(sums) {
+                *out = if tile.add { *out + sum } else { *sum };
+            }
+        }
+    }
+}
+
+/// Expands to a `match` from run-time `(rows, groups)` to the tile compiled for them.
+macro_rules! tiles {
+    ($rows:expr, $groups:expr, $tile:expr, $function:ident, [$($m:literal)*], $all_groups:tt) => {
+        match $rows { $($m => tiles!(@groups $groups, $tile, $function, $m, $all_groups),)* _ => unreachable!("tile rows") }
+    };
+    (@groups $groups:expr, $tile:expr, $function:ident, $m:literal, [$($g:literal)*]) => {
+        // SAFETY: the caller of the dispatching function promises what the tile needs.
+        match $groups { $($g => unsafe { $function::<$m, $g>($tile) },)* _ => unreachable!("tile groups") }
+    };
+}
+pub(crate) use tiles;

@@ -1,0 +1,78 @@
+//! The register tile in NEON: up to 6 rows by one group of 16 columns (four registers), 24 sums in registers.
+
+use std::arch::aarch64::*;
+
+use super::{Tile, tiles};
+use crate::scratch::LANES;
+
+/// f32 factors.
+///
+/// # Safety
+/// See `Kernel::run`.
+pub(super) unsafe fn f32(rows: usize, groups: usize, tile: &Tile) {
+    each_group(groups, tile, |tile| tiles!(rows, 1, tile, f32_tile, [1 2 3 4 5 6], [1]));
+}
+
+/// bf16 pairs widened to f32.
+///
+/// # Safety
+/// See `Kernel::run`.
+pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
+    each_group(groups, tile, |tile| tiles!(rows, 1, tile, bf16_emulated_tile, [1 2 3 4 5 6], [1]));
+}
+
+fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
+    for g in 0..groups {
+        let (b, c) = (tile.b.wrapping_add(g * tile.b_stride), tile.c.wrapping_add(g * LANES));
+        run(&Tile { b, c, ..*tile });
+    }
+}
+
+/// Defines a tile: the loops are the same for each kind of step. `G` is 1.
+macro_rules! define_tile {
+    ($name:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+        #[target_feature(enable = "neon")]
+        unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
+            let mut sums = [[vdupq_n_f32(0.0); 4]; M];
+            let mut a = tile.a;
+            let mut b = tile.b.cast::<u32>();
+            for _ in 0..tile.steps {
+                // SAFETY: B holds `steps` lines of 16 words.
+                let columns =
+                    unsafe { [vld1q_u32(b), vld1q_u32(b.add(4)), vld1q_u32(b.add(8)), vld1q_u32(b.add(12))] };
+                for m in 0..M {
+                    // SAFETY: A holds `steps` words in each of M rows.
+                    let $a = unsafe { vdupq_n_u32(*a.add(m * tile.a_stride)) };
+                    for g in 0..4 {
+                        let ($sum, $b) = (sums[m][g], columns[g]);
+                        sums[m][g] = $step;
+                    }
+                }
+                a = a.wrapping_add(1);
+                b = b.wrapping_add(LANES);
+            }
+            for m in 0..M {
+                for g in 0..4 {
+                    // SAFETY: C holds 16 columns in each of M rows.
+                    unsafe {
+                        let c = tile.c.add(m * tile.c_stride + g * 4);
+                        let sum = if tile.add { vaddq_f32(vld1q_f32(c), sums[m][g]) } else { sums[m][g] };
+                        vst1q_f32(c, sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+define_tile!(f32_tile, |sum, a, b| vfmaq_f32(sum, vreinterpretq_f32_u32(a), vreinterpretq_f32_u32(b)));
+
+define_tile!(bf16_emulated_tile, |sum, a, b| {
+    let high = vdupq_n_u32(0xffff_0000);
+    let low = vfmaq_f32(
+        sum,
+        vreinterpretq_f32_u32(vshlq_n_u32::<16>(a)),
+        vreinterpretq_f32_u32(vshlq_n_u32::<16>(b)),
+    );
+    vfmaq_f32(low, vreinterpretq_f32_u32(vandq_u32(a, high)), vreinterpretq_f32_u32(vandq_u32(b, high)))
+});

@@ -1,0 +1,175 @@
+//! Linear layers: `out[rows, n] = epilogue(x[rows, k] · wᵀ + bias)`.
+//!
+//! Tasks are blocks of rows by blocks of columns. A task walks its part of the sum in blocks of steps; for each it
+//! keeps 64 columns of weights in the cache and passes all its rows over them.
+
+use rayon::prelude::*;
+
+use crate::activation::{gelu_of, quick_gelu_of, silu_of};
+use crate::bf16::round_pairs;
+use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
+use crate::isa::{Arith, Isa, per_isa};
+use crate::pack::{PackedWeights, Precision};
+use crate::scratch::{self, LANES, Line, SharedOut, words_mut};
+
+/// What happens to a product after the bias, before it is stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a> {
+    /// Nothing.
+    None,
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// Exact (erf) GELU.
+    Gelu,
+    /// `x · sigmoid(1.702 x)`.
+    QuickGelu,
+    /// Adds a tensor of the output's shape.
+    Add(&'a [f32]),
+}
+
+/// Rows in a task: 16 register tiles; 96 rows of 256 steps are 96 KiB, which stay in the second-level cache beside
+/// the weights.
+const TASK_ROWS: usize = 16 * ROWS;
+
+/// Columns in a register tile.
+const TILE_COLUMNS: usize = GROUPS * LANES;
+
+/// A linear layer: `out[rows, n] = epilogue(x[rows, k] · wᵀ + bias)`. Row `i` of the result has the same bytes
+/// whatever the number of rows and threads.
+///
+/// # Panics
+/// If `x`, `bias`, `out` or the added tensor do not fit `w`'s shape.
+pub fn linear(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32], epilogue: Epilogue) {
+    let (n, k) = (w.n(), w.k());
+    if n == 0 || out.is_empty() {
+        return;
+    }
+    let rows = out.len() / n;
+    assert_eq!(out.len(), rows * n, "output of a linear layer with {n} outputs");
+    assert_eq!(x.len(), rows * k, "input of a linear layer: {rows} rows of {k}");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "bias of a linear layer with {n} outputs");
+    if let Epilogue::Add(added) = epilogue {
+        assert_eq!(added.len(), out.len(), "tensor added to a linear layer's output");
+    }
+    let isa = Isa::current();
+    let layer = Layer {
+        isa,
+        kernel: Kernel::new(isa, w.precision()),
+        x,
+        w,
+        bias,
+        epilogue,
+        out: SharedOut::new(out),
+    };
+    let (task_rows, task_columns) = task_shape(rows, n, rayon::current_num_threads());
+    let column_tasks = n.div_ceil(task_columns);
+    (0..rows.div_ceil(task_rows) * column_tasks).into_par_iter().with_max_len(1).for_each(|task| {
+        let (row, column) = (task / column_tasks * task_rows, task % column_tasks * task_columns);
+        layer.block(row..(row + task_rows).min(rows), column..(column + task_columns).min(n));
+    });
+}
+
+/// Rows and columns of a task, so that every thread gets several. Does not influence the results.
+fn task_shape(rows: usize, n: usize, threads: usize) -> (usize, usize) {
+    let row_tasks = rows.div_ceil(TASK_ROWS);
+    let task_rows = rows.div_ceil(row_tasks).next_multiple_of(ROWS);
+    let column_tasks = (4 * threads).div_ceil(row_tasks).min(n.div_ceil(TILE_COLUMNS)).max(1);
+    (task_rows, n.div_ceil(column_tasks).next_multiple_of(TILE_COLUMNS))
+}
+
+struct Layer<'a> {
+    isa: Isa,
+    kernel: Kernel,
+    x: &'a [f32],
+    w: &'a PackedWeights,
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue<'a>,
+    out: SharedOut,
+}
+
+type Range = std::ops::Range<usize>;
+
+impl Layer<'_> {
+    /// One task.
+    fn block(&self, rows: Range, columns: Range) {
+        match self.w.precision() {
+            Precision::F32 => {
+                let x = self.x[rows.start * self.w.k()..].as_ptr().cast();
+                self.sum(rows, columns, x, self.w.k());
+            }
+            Precision::Bf16 => {
+                let (k, steps) = (self.w.k(), self.w.steps());
+                scratch::with(rows.len() * steps, |lines| {
+                    let words = &mut words_mut(lines)[..rows.len() * steps];
+                    for (row, words) in rows.clone().zip(words.chunks_exact_mut(steps.max(1))) {
+                        round_pairs(self.isa, &self.x[row * k..][..k], words);
+                    }
+                    self.sum(rows, columns, words.as_ptr(), steps);
+                });
+            }
+        }
+    }
+
+    /// The block's products; `a` points to the words of the block's first row.
+    fn sum(&self, rows: Range, columns: Range, a: *const u32, a_stride: usize) {
+        let (n, steps) = (self.w.n(), self.w.steps());
+        for step in (0..steps.max(1)).step_by(STEPS) {
+            let count = STEPS.min(steps - step);
+            for column in columns.clone().step_by(TILE_COLUMNS) {
+                let width = TILE_COLUMNS.min(columns.end - column);
+                let b: *const Line = self.w.lines().as_ptr().wrapping_add(column / LANES * steps + step);
+                for row in rows.clone().step_by(ROWS) {
+                    let height = ROWS.min(rows.end - row);
+                    let tile = Tile {
+                        steps: count,
+                        a: a.wrapping_add((row - rows.start) * a_stride + step),
+                        a_stride,
+                        b,
+                        b_stride: steps,
+                        c: self.out.at(row * n + column),
+                        c_stride: n,
+                        add: step > 0,
+                    };
+                    // SAFETY: rows, columns and steps lie inside the operands by the ranges' bounds, and this task
+                    // alone writes this block of the output.
+                    unsafe { self.kernel.run(height, width, &tile) };
+                    if step + count == steps {
+                        self.finish(row..row + height, column, width);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bias and epilogue on a finished tile, while it is in the first-level cache.
+    fn finish(&self, rows: Range, column: usize, width: usize) {
+        for row in rows {
+            let from = row * self.w.n() + column;
+            // SAFETY: this task alone works on this block of the output.
+            let out = unsafe { self.out.slice(from, width) };
+            let bias = self.bias.map(|bias| &bias[column..column + width]);
+            match self.epilogue {
+                Epilogue::Add(added) => {
+                    finish_row(self.isa, out, bias, &added[from..from + width], self.epilogue)
+                }
+                _ => finish_row(self.isa, out, bias, &[], self.epilogue),
+            }
+        }
+    }
+}
+
+per_isa!(fn finish_row(out: &mut [f32], bias: Option<&[f32]>, added: &[f32], epilogue: Epilogue) = finish_row_body);
+
+#[inline(always)]
+fn finish_row_body<A: Arith>(out: &mut [f32], bias: Option<&[f32]>, added: &[f32], epilogue: Epilogue) {
+    if let Some(bias) = bias {
+        out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+    }
+    match epilogue {
+        Epilogue::None => {}
+        Epilogue::Silu => out.iter_mut().for_each(|out| *out = silu_of::<A>(*out)),
+        Epilogue::Gelu => out.iter_mut().for_each(|out| *out = gelu_of::<A>(*out)),
+        Epilogue::QuickGelu => out.iter_mut().for_each(|out| *out = quick_gelu_of::<A>(*out)),
+        Epilogue::Add(_) => out.iter_mut().zip(added).for_each(|(out, added)| *out += added),
+    }
+}

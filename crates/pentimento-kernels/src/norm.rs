@@ -1,0 +1,144 @@
+//! Group and layer normalisation.
+//!
+//! Means and variances are summed in f64, in sixteen interleaved lanes of fixed order, so they are exact to f32 and
+//! do not depend on the threads.
+
+use rayon::prelude::*;
+
+use crate::activation::silu_of;
+use crate::isa::{Arith, Isa, per_isa};
+
+/// What follows a normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormActivation {
+    /// Nothing.
+    None,
+    /// `x · sigmoid(x)`.
+    Silu,
+}
+
+/// Group normalisation of `x`, `[batch, channels, pixels]`, over groups of neighbouring channels, then
+/// `weight[channel] · x + bias[channel]`, then the activation.
+///
+/// # Panics
+/// If a slice does not fit, or the groups do not divide the channels.
+pub fn group_norm(
+    x: &[f32],
+    [batch, channels, pixels]: [usize; 3],
+    groups: usize,
+    weight: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    activation: NormActivation,
+    out: &mut [f32],
+) {
+    assert!(groups > 0 && channels.is_multiple_of(groups), "{groups} groups of {channels} channels");
+    assert_eq!(x.len(), batch * channels * pixels, "input of a group norm");
+    assert_eq!(out.len(), x.len(), "output of a group norm");
+    assert!(weight.len() == channels && bias.len() == channels, "weight and bias of a group norm");
+    if x.is_empty() {
+        return;
+    }
+    let isa = Isa::current();
+    let group_channels = channels / groups;
+    let len = group_channels * pixels;
+    out.par_chunks_mut(len).zip(x.par_chunks(len)).enumerate().with_max_len(1).for_each(
+        |(group, (out, x))| {
+            let (mean, scale) = mean_and_scale(isa, x, epsilon);
+            let first = group % groups * group_channels;
+            for (c, (out, x)) in out.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels)).enumerate() {
+                let (weight, bias) = (weight[first + c], bias[first + c]);
+                normalize(isa, x, mean, scale * weight, bias, activation, out);
+            }
+        },
+    );
+}
+
+/// Layer normalisation of each row of `[rows, n]`, then `weight · x + bias`.
+///
+/// # Panics
+/// If a slice does not fit.
+pub fn layer_norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+    assert!(n > 0 && x.len().is_multiple_of(n), "layer norm over rows of {n}");
+    assert_eq!(out.len(), x.len(), "output of a layer norm");
+    assert!(weight.len() == n && bias.len() == n, "weight and bias of a layer norm");
+    let isa = Isa::current();
+    out.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(4).for_each(|(out, x)| {
+        let (mean, scale) = mean_and_scale(isa, x, epsilon);
+        normalize_row(isa, x, mean, scale, weight, bias, out);
+    });
+}
+
+/// The mean of `x` and `1 / sqrt(variance + epsilon)`.
+fn mean_and_scale(isa: Isa, x: &[f32], epsilon: f32) -> (f32, f32) {
+    let mut sums = [0.0; 2];
+    moments(isa, x, &mut sums);
+    let mean = sums[0] / x.len() as f64;
+    let variance = (sums[1] / x.len() as f64 - mean * mean).max(0.0);
+    // `max` would hide a NaN; a non-finite input must stay visible.
+    let variance = if sums[1].is_finite() { variance } else { f64::NAN };
+    (mean as f32, (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32)
+}
+
+per_isa!(fn moments(x: &[f32], sums: &mut [f64; 2]) = moments_body);
+per_isa!(
+    fn normalize(x: &[f32], mean: f32, scale: f32, bias: f32, activation: NormActivation, out: &mut [f32]) =
+        normalize_body
+);
+per_isa!(
+    fn normalize_row(x: &[f32], mean: f32, scale: f32, weight: &[f32], bias: &[f32], out: &mut [f32]) =
+        normalize_row_body
+);
+
+#[inline(always)]
+fn moments_body<A: Arith>(x: &[f32], sums: &mut [f64; 2]) {
+    let (mut sum, mut squares) = ([0.0_f64; 16], [0.0_f64; 16]);
+    let chunks = x.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for lane in 0..16 {
+            let value = f64::from(chunk[lane]);
+            sum[lane] += value;
+            squares[lane] += value * value;
+        }
+    }
+    for (lane, value) in rest.iter().enumerate() {
+        let value = f64::from(*value);
+        sum[lane] += value;
+        squares[lane] += value * value;
+    }
+    *sums = [sum.iter().sum(), squares.iter().sum()];
+}
+
+#[inline(always)]
+fn normalize_body<A: Arith>(
+    x: &[f32],
+    mean: f32,
+    scale: f32,
+    bias: f32,
+    activation: NormActivation,
+    out: &mut [f32],
+) {
+    match activation {
+        NormActivation::None => {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = A::fma(x - mean, scale, bias));
+        }
+        NormActivation::Silu => {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = silu_of::<A>(A::fma(x - mean, scale, bias)));
+        }
+    }
+}
+
+#[inline(always)]
+fn normalize_row_body<A: Arith>(
+    x: &[f32],
+    mean: f32,
+    scale: f32,
+    weight: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+) {
+    for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = A::fma((x - mean) * scale, *weight, *bias);
+    }
+}

@@ -1,0 +1,212 @@
+//! Weights in the kernels' own layout, built once when a model is loaded.
+//!
+//! A linear layer's `[n, k]` weights become groups of 16 output columns, `[n/16][steps][16]`, the last group filled
+//! with zeros. A step is one `k` in f32, or a pair of neighbouring `k` in bf16 (an odd `k` is filled with zero).
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::bf16::round_to_bf16;
+use crate::scratch::{LANES, Line};
+
+/// How the factors of a product are stored and multiplied. Sums are f32 in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 factors, fused multiply-adds.
+    F32,
+    /// Both factors rounded to bf16 (nearest, ties to even) and multiplied exactly. The dot-product instruction is
+    /// used where the machine has it; elsewhere the same rounded factors go through f32 multiply-adds, so results of
+    /// the two differ in the last bits only.
+    Bf16,
+}
+
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+    /// 32-bit words that hold `k` factors.
+    pub(crate) fn steps(self, k: usize) -> usize {
+        match self {
+            Precision::F32 => k,
+            Precision::Bf16 => k.div_ceil(2),
+        }
+    }
+}
+
+/// Weights as a checkpoint stores them.
+#[derive(Clone, Copy, Debug)]
+pub enum WeightsRef<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// IEEE half precision.
+    F16(&'a [f16]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl WeightsRef<'_> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            WeightsRef::F32(values) => values.len(),
+            WeightsRef::F16(values) => values.len(),
+            WeightsRef::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes elements `[from, from + out.len())` as f32.
+    pub(crate) fn read(&self, from: usize, out: &mut [f32]) {
+        let range = from..from + out.len();
+        match self {
+            WeightsRef::F32(values) => out.copy_from_slice(&values[range]),
+            WeightsRef::F16(values) => values[range].convert_to_f32_slice(out),
+            WeightsRef::Bf16(values) => values[range].convert_to_f32_slice(out),
+        }
+    }
+}
+
+impl<'a> From<&'a [f32]> for WeightsRef<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        WeightsRef::F32(values)
+    }
+}
+
+impl<'a> From<&'a [f16]> for WeightsRef<'a> {
+    fn from(values: &'a [f16]) -> Self {
+        WeightsRef::F16(values)
+    }
+}
+
+impl<'a> From<&'a [bf16]> for WeightsRef<'a> {
+    fn from(values: &'a [bf16]) -> Self {
+        WeightsRef::Bf16(values)
+    }
+}
+
+/// The weights of a linear layer, packed for [`crate::linear`].
+#[derive(Clone, Debug)]
+pub struct PackedWeights {
+    n: usize,
+    k: usize,
+    precision: Precision,
+    lines: Vec<Line>,
+}
+
+impl PackedWeights {
+    /// Packs row-major `[n, k]` weights (`n` outputs, `k` inputs, as PyTorch stores them).
+    ///
+    /// # Panics
+    /// If `weights` does not hold `n · k` elements.
+    pub fn pack<'a>(
+        weights: impl Into<WeightsRef<'a>>,
+        n: usize,
+        k: usize,
+        precision: Precision,
+    ) -> PackedWeights {
+        let weights = weights.into();
+        assert_eq!(weights.len(), n * k, "weights of a linear layer [{n}, {k}]");
+        let steps = precision.steps(k);
+        let mut lines = vec![Line::ZERO; n.div_ceil(LANES) * steps];
+        lines.par_chunks_mut(steps.max(1)).enumerate().for_each(|(group, lines)| {
+            for lane in 0..LANES.min(n - group * LANES) {
+                pack_lane(weights, (group * LANES + lane) * k, k, precision, lane, lines);
+            }
+        });
+        PackedWeights { n, k, precision, lines }
+    }
+
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The factors' precision.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of memory held.
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// Lines in one group of 16 outputs.
+    pub(crate) fn steps(&self) -> usize {
+        self.precision.steps(self.k)
+    }
+
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+}
+
+/// Writes one row of weights into one lane of its group.
+fn pack_lane(
+    weights: WeightsRef,
+    from: usize,
+    k: usize,
+    precision: Precision,
+    lane: usize,
+    lines: &mut [Line],
+) {
+    let mut row = [0.0_f32; 128];
+    for start in (0..k).step_by(row.len()) {
+        let row = &mut row[..(k - start).min(128)];
+        weights.read(from + start, row);
+        match precision {
+            Precision::F32 => {
+                for (line, value) in lines[start..].iter_mut().zip(row) {
+                    line.0[lane] = value.to_bits();
+                }
+            }
+            Precision::Bf16 => {
+                for (line, pair) in lines[start / 2..].iter_mut().zip(row.chunks(2)) {
+                    let high = pair.get(1).map_or(0, |value| u32::from(round_to_bf16(*value)));
+                    line.0[lane] = u32::from(round_to_bf16(pair[0])) | high << 16;
+                }
+            }
+        }
+    }
+}
+
+/// Rows of weights as they are, `[n][steps]` words: the left factor of a convolution.
+pub(crate) fn pack_rows(weights: WeightsRef, n: usize, k: usize, precision: Precision) -> Vec<u32> {
+    let steps = precision.steps(k);
+    let mut words = vec![0; n * steps];
+    words.par_chunks_mut(steps.max(1)).enumerate().for_each_init(
+        || vec![0.0_f32; k],
+        |row, (n, words)| {
+            weights.read(n * k, row);
+            to_words(row, precision, words);
+        },
+    );
+    words
+}
+
+/// Converts a row of f32 to words of the given precision.
+pub(crate) fn to_words(row: &[f32], precision: Precision, words: &mut [u32]) {
+    match precision {
+        Precision::F32 => {
+            for (word, value) in words.iter_mut().zip(row) {
+                *word = value.to_bits();
+            }
+        }
+        Precision::Bf16 => {
+            for (word, pair) in words.iter_mut().zip(row.chunks(2)) {
+                let high = pair.get(1).map_or(0, |value| u32::from(round_to_bf16(*value)));
+                *word = u32::from(round_to_bf16(pair[0])) | high << 16;
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Cache-line aligned buffers, and a per-thread store of them so that the steady state allocates nothing.
+
+use std::cell::RefCell;
+
+/// Sixteen 32-bit words: one cache line, one AVX-512 register. Words are `f32` bits, or pairs of bf16 with the
+/// earlier value in the lower half.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [u32; LANES]);
+
+/// Words in a [`Line`].
+pub(crate) const LANES: usize = 16;
+
+impl Line {
+    pub(crate) const ZERO: Line = Line([0; LANES]);
+}
+
+/// The words of `lines`, as one slice.
+pub(crate) fn words_mut(lines: &mut [Line]) -> &mut [u32] {
+    // SAFETY: `Line` is `repr(C)` around `[u32; 16]`, of the same size (64 bytes), so the memory is a plain array of u32.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
+/// The words of `lines`, as writable `f32`.
+pub(crate) fn floats_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as in `words_mut`; every bit pattern is an `f32` and a `u32`.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+}
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `body` with at least `words` words of scratch, rounded up to whole lines. The contents are left over from
+/// earlier uses. Buffers are kept by the thread; nested calls get buffers of their own.
+pub(crate) fn with<R>(words: usize, body: impl FnOnce(&mut [Line]) -> R) -> R {
+    let lines = words.div_ceil(LANES);
+    let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if buffer.len() < lines {
+        buffer.resize(lines, Line::ZERO);
+    }
+    let result = body(&mut buffer[..lines]);
+    FREE.with_borrow_mut(|free| free.push(buffer));
+    result
+}
+
+/// An output buffer that tasks on several threads write to, each its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedOut {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: the pointer comes from a `&mut [f32]` that outlives the parallel section, and every access goes through
+// `slice`, whose callers promise disjoint parts.
+unsafe impl Send for SharedOut {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOut {}
+
+impl SharedOut {
+    pub(crate) fn new(out: &mut [f32]) -> SharedOut {
+        SharedOut { start: out.as_mut_ptr(), len: out.len() }
+    }
+
+    /// The part `[from, from + len)`.
+    ///
+    /// # Safety
+    /// The buffer given to `new` is still borrowed, and no other live slice overlaps this part.
+    #[allow(clippy::mut_from_ref)] // The point of this type: many tasks, disjoint parts.
+    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &mut [f32] {
+        assert!(from + len <= self.len, "part outside of the output");
+        // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+
+    /// A pointer to element `from`.
+    pub(crate) fn at(&self, from: usize) -> *mut f32 {
+        debug_assert!(from <= self.len, "part outside of the output");
+        self.start.wrapping_add(from)
+    }
+}

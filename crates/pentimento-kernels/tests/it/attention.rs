@@ -1,0 +1,120 @@
+use pentimento_kernels::{AttentionShape, Mask, attention};
+
+use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads};
+
+fn naive(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, scale: f32, mask: Mask) -> Vec<f64> {
+    let AttentionShape { batch, heads, head_dim, queries, keys } = shape;
+    let at = |item: usize, tokens: usize, token: usize, head: usize| {
+        ((item * tokens + token) * heads + head) * head_dim
+    };
+    let mut out = vec![0.0; q.len()];
+    for (item, head) in (0..batch * heads).map(|at| (at / heads, at % heads)) {
+        for query in 0..queries {
+            let seen = if mask == Mask::Causal { keys.min(query + 1) } else { keys };
+            let row = &q[at(item, queries, query, head)..][..head_dim];
+            let scores: Vec<f64> = (0..seen)
+                .map(|key| {
+                    let key = &k[at(item, keys, key, head)..][..head_dim];
+                    row.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>()
+                        * f64::from(scale)
+                })
+                .collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+            for (key, score) in scores.iter().enumerate() {
+                let value = &v[at(item, keys, key, head)..][..head_dim];
+                let target = &mut out[at(item, queries, query, head)..][..head_dim];
+                for (out, value) in target.iter_mut().zip(value) {
+                    *out += (score - max).exp() / total * f64::from(*value);
+                }
+            }
+        }
+    }
+    out
+}
+
+fn shape(batch: usize, heads: usize, head_dim: usize, queries: usize, keys: usize) -> AttentionShape {
+    AttentionShape { batch, heads, head_dim, queries, keys }
+}
+
+#[test]
+fn agrees_with_the_naive_loop() {
+    let shapes = [
+        shape(1, 1, 1, 1, 1),
+        shape(2, 3, 40, 17, 77),
+        shape(1, 2, 64, 77, 77),
+        shape(1, 1, 80, 30, 300),
+        shape(2, 2, 5, 600, 9),
+        shape(1, 1, 160, 13, 513),
+        shape(1, 1, 513, 7, 20),
+    ];
+    on_each_isa(|isa| {
+        for shape in shapes {
+            let mut random = Random(shape.keys as u64);
+            let width = shape.heads * shape.head_dim;
+            let q = random.values(shape.batch * shape.queries * width);
+            let k = random.values(shape.batch * shape.keys * width);
+            let v = random.values(shape.batch * shape.keys * width);
+            for (mask, scale) in [(Mask::None, 0.3), (Mask::Causal, 0.3), (Mask::None, 8.0)] {
+                if mask == Mask::Causal && shape.queries != shape.keys {
+                    continue;
+                }
+                let mut out = vec![f32::NAN; q.len()];
+                attention(&q, &k, &v, shape, scale, mask, &mut out);
+                // Large scores: an error of a score is multiplied by its size.
+                let tolerance = if scale > 1.0 { 2e-4 } else { 3e-6 };
+                assert_close(
+                    &out,
+                    &naive(&q, &k, &v, shape, scale, mask),
+                    tolerance,
+                    &format!("{isa:?} {shape:?} {mask:?}"),
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn extreme_scores_give_the_value_of_the_greatest() {
+    let (keys, dim) = (700, 8);
+    let shape = shape(1, 1, dim, 1, keys);
+    let k: Vec<f32> = (0..keys * dim).map(|at| (at / dim) as f32 * 100.0).collect();
+    let v: Vec<f32> = (0..keys * dim).map(|at| at as f32).collect();
+    on_each_isa(|_| {
+        let mut out = vec![0.0; dim];
+        attention(&[1.0; 8], &k, &v, shape, 1.0, Mask::None, &mut out);
+        let greatest: Vec<f64> = v[(keys - 1) * dim..].iter().map(|v| f64::from(*v)).collect();
+        assert_close(&out, &greatest, 2e-7, "the value of the greatest score");
+    });
+}
+
+#[test]
+fn what_is_not_a_number_is_not_hidden() {
+    let shape = shape(1, 1, 8, 8, 40);
+    on_each_isa(|_| {
+        let mut k = vec![0.5; 40 * 8];
+        k[100] = f32::NAN;
+        let mut out = vec![0.0; 64];
+        attention(&[1.0; 64], &k, &[1.0; 320], shape, 1.0, Mask::None, &mut out);
+        assert!(out.iter().all(|x| x.is_nan()));
+    });
+}
+
+#[test]
+fn an_item_does_not_depend_on_its_neighbours_or_on_threads() {
+    let all = shape(2, 2, 24, 500, 300);
+    let one = AttentionShape { batch: 1, ..all };
+    let mut random = Random(5);
+    let (q, k, v) = (random.values(2 * 500 * 48), random.values(2 * 300 * 48), random.values(2 * 300 * 48));
+    on_each_isa(|_| {
+        let run = || {
+            let mut out = vec![0.0; q.len()];
+            attention(&q, &k, &v, all, 0.2, Mask::None, &mut out);
+            out
+        };
+        let mut alone = vec![0.0; q.len() / 2];
+        attention(&q[q.len() / 2..], &k[k.len() / 2..], &v[v.len() / 2..], one, 0.2, Mask::None, &mut alone);
+        assert_same_bytes(&alone, &run()[q.len() / 2..], "an item alone");
+        same_for_any_threads(run);
+    });
+}

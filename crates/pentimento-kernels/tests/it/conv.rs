@@ -1,0 +1,147 @@
+use pentimento_kernels::{
+    ConvOptions, Isa, PackedConv, Padding, Precision, Upsample, conv2d, conv2d_output_size,
+};
+
+use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
+
+struct Case {
+    /// `[batch, c_in, height, width]`
+    shape: [usize; 4],
+    c_out: usize,
+    kernel: (usize, usize),
+    stride: usize,
+    padding: Padding,
+    upsample: Upsample,
+}
+
+fn case(shape: [usize; 4], c_out: usize, kernel: usize, stride: usize, padding: Padding) -> Case {
+    Case { shape, c_out, kernel: (kernel, kernel), stride, padding, upsample: Upsample::None }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case([1, 1, 1, 1], 1, 1, 1, Padding::default()),
+        case([2, 5, 3, 7], 9, 1, 1, Padding::default()),
+        case([2, 3, 8, 8], 7, 3, 1, Padding::all(1)),
+        case([1, 40, 16, 16], 13, 3, 1, Padding::all(1)),
+        case([1, 4, 5, 37], 8, 3, 1, Padding::all(1)),
+        case([2, 31, 9, 64], 6, 3, 1, Padding::all(1)),
+        case([1, 3, 12, 10], 8, 3, 2, Padding::all(1)),
+        case([2, 3, 12, 11], 8, 3, 2, Padding::BOTTOM_RIGHT),
+        case([1, 3, 28, 28], 5, 14, 14, Padding::default()),
+        case([1, 2, 9, 9], 3, 5, 3, Padding { top: 2, left: 0, bottom: 1, right: 4 }),
+        Case { upsample: Upsample::Nearest2, ..case([2, 6, 5, 9], 7, 3, 1, Padding::all(1)) },
+        Case {
+            kernel: (3, 1),
+            ..case([1, 4, 6, 6], 4, 3, 1, Padding { top: 1, bottom: 1, ..Padding::default() })
+        },
+    ]
+}
+
+fn naive(x: &[f32], w: &[f32], case: &Case, (out_height, out_width): (usize, usize)) -> Vec<f64> {
+    let [batch, c_in, height, width] = case.shape;
+    let factor = if case.upsample == Upsample::Nearest2 { 2 } else { 1 };
+    let mut out = Vec::new();
+    for at in 0..batch * case.c_out * out_height * out_width {
+        let (image, channel) =
+            (at / (case.c_out * out_height * out_width), at / (out_height * out_width) % case.c_out);
+        let (y, x_out) = (at / out_width % out_height, at % out_width);
+        let mut sum = 0.0;
+        for c in 0..c_in {
+            for ky in 0..case.kernel.0 {
+                for kx in 0..case.kernel.1 {
+                    let from_y = (y * case.stride + ky).wrapping_sub(case.padding.top);
+                    let from_x = (x_out * case.stride + kx).wrapping_sub(case.padding.left);
+                    if from_y < height * factor && from_x < width * factor {
+                        let value =
+                            x[((image * c_in + c) * height + from_y / factor) * width + from_x / factor];
+                        let weight = w[((channel * c_in + c) * case.kernel.0 + ky) * case.kernel.1 + kx];
+                        sum += f64::from(value) * f64::from(weight);
+                    }
+                }
+            }
+        }
+        out.push(sum);
+    }
+    out
+}
+
+#[test]
+fn agrees_with_the_naive_loop() {
+    on_each_isa(|isa| {
+        for (at, case) in cases().iter().enumerate() {
+            let mut random = Random(at as u64);
+            let x = random.values(case.shape.iter().product());
+            let weight_shape = [case.c_out, case.shape[1], case.kernel.0, case.kernel.1];
+            let w = random.values(weight_shape.iter().product());
+            for precision in Precision::ALL {
+                let packed = PackedConv::pack(&w[..], weight_shape, precision);
+                let (stride, padding, upsample) = (case.stride, case.padding, case.upsample);
+                let plain = ConvOptions { stride, padding, upsample, ..ConvOptions::default() };
+                let size = conv2d_output_size(case.shape[2], case.shape[3], &packed, &plain);
+                let pixels = size.0 * size.1;
+                let len = case.shape[0] * case.c_out * pixels;
+                let (bias, residual) = (random.values(case.c_out), random.values(len));
+                let channel_add = random.values(case.shape[0] * case.c_out);
+                let mut expected = match precision {
+                    Precision::F32 => naive(&x, &w, case, size),
+                    Precision::Bf16 => naive(&to_bf16(&x), &to_bf16(&w), case, size),
+                };
+                let mut out = vec![f32::NAN; len];
+                conv2d(&x, case.shape, &packed, &plain, &mut out);
+                assert_close(&out, &expected, 3e-6, &format!("{isa:?} {precision:?} case {at}"));
+
+                let (bias, channel_add, residual) =
+                    (Some(&bias[..]), Some(&channel_add[..]), Some(&residual[..]));
+                conv2d(
+                    &x,
+                    case.shape,
+                    &packed,
+                    &ConvOptions { bias, channel_add, residual, ..plain },
+                    &mut out,
+                );
+                for (at, expected) in expected.iter_mut().enumerate() {
+                    let more = bias.unwrap()[at / pixels % case.c_out] + channel_add.unwrap()[at / pixels];
+                    *expected += f64::from(more) + f64::from(residual.unwrap()[at]);
+                }
+                assert_close(
+                    &out,
+                    &expected,
+                    3e-6,
+                    &format!("{isa:?} {precision:?} case {at} with additions"),
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
+    on_each_isa(|isa| {
+        if isa == Isa::Portable {
+            return; // The same driver, and slow.
+        }
+        for (kernel, size, c_in, c_out) in
+            [(3, 8, 70, 200), (3, 16, 33, 65), (1, 24, 50, 40), (3, 20, 40, 48)]
+        {
+            let mut random = Random(size as u64);
+            let x = random.values(3 * c_in * size * size);
+            let w = random.values(c_out * c_in * kernel * kernel);
+            for precision in Precision::ALL {
+                let packed = PackedConv::pack(&w[..], [c_out, c_in, kernel, kernel], precision);
+                let options = ConvOptions { padding: Padding::all(kernel / 2), ..ConvOptions::default() };
+                let run = |images: std::ops::Range<usize>| {
+                    let mut out = vec![0.0; images.len() * c_out * size * size];
+                    let part = &x[images.start * c_in * size * size..images.end * c_in * size * size];
+                    conv2d(part, [images.len(), c_in, size, size], &packed, &options, &mut out);
+                    out
+                };
+                let all = run(0..3);
+                let image = c_out * size * size;
+                assert_same_bytes(&run(1..2), &all[image..2 * image], "an image alone");
+                assert_same_bytes(&run(1..3), &all[image..], "two images");
+                same_for_any_threads(|| run(0..3));
+            }
+        }
+    });
+}

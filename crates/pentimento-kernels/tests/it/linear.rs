@@ -1,0 +1,166 @@
+use pentimento_kernels::{Epilogue, Isa, Layout, PackedWeights, Precision, linear, matmul};
+
+use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
+
+/// `(rows, n, k)`: tails of every register tile, empty sums, several blocks of steps.
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 1, 1),
+    (2, 3, 0),
+    (5, 17, 3),
+    (7, 16, 33),
+    (6, 64, 256),
+    (13, 70, 257),
+    (100, 129, 65),
+    (97, 33, 531),
+    (3, 320, 1030),
+];
+
+fn naive(x: &[f32], w: &[f32], bias: Option<&[f32]>, (rows, n, k): (usize, usize, usize)) -> Vec<f64> {
+    let mut out = Vec::with_capacity(rows * n);
+    for row in 0..rows {
+        for column in 0..n {
+            let products = (0..k).map(|at| f64::from(x[row * k + at]) * f64::from(w[column * k + at]));
+            out.push(products.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias[column])));
+        }
+    }
+    out
+}
+
+#[test]
+fn agrees_with_the_naive_loop() {
+    on_each_isa(|isa| {
+        for (rows, n, k) in SHAPES {
+            let mut random = Random((rows * n + k) as u64);
+            let (x, w, bias) = (random.values(rows * k), random.values(n * k), random.values(n));
+            for precision in Precision::ALL {
+                let packed = PackedWeights::pack(&w[..], n, k, precision);
+                let mut out = vec![f32::NAN; rows * n];
+                linear(&x, &packed, Some(&bias), &mut out, Epilogue::None);
+                let expected = match precision {
+                    Precision::F32 => naive(&x, &w, Some(&bias), (rows, n, k)),
+                    Precision::Bf16 => naive(&to_bf16(&x), &to_bf16(&w), Some(&bias), (rows, n, k)),
+                };
+                assert_close(&out, &expected, 2e-6, &format!("{isa:?} {precision:?} {rows}x{n}x{k}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn packs_half_precision_weights_exactly() {
+    let (n, k) = (21, 130);
+    let w = Random(1).values(n * k);
+    let (f16s, bf16s): (Vec<_>, Vec<_>) =
+        w.iter().map(|w| (half::f16::from_f32(*w), half::bf16::from_f32(*w))).unzip();
+    let x = Random(2).values(3 * k);
+    let run = |packed: PackedWeights| {
+        let mut out = vec![0.0; 3 * n];
+        linear(&x, &packed, None, &mut out, Epilogue::None);
+        out
+    };
+    for precision in Precision::ALL {
+        let widened: Vec<f32> = f16s.iter().map(|w| w.to_f32()).collect();
+        let (half, single) = (
+            PackedWeights::pack(&f16s[..], n, k, precision),
+            PackedWeights::pack(&widened[..], n, k, precision),
+        );
+        assert_same_bytes(&run(half), &run(single), "f16");
+        let widened: Vec<f32> = bf16s.iter().map(|w| w.to_f32()).collect();
+        let (half, single) = (
+            PackedWeights::pack(&bf16s[..], n, k, precision),
+            PackedWeights::pack(&widened[..], n, k, precision),
+        );
+        assert_same_bytes(&run(half), &run(single), "bf16");
+    }
+}
+
+#[test]
+fn epilogues_are_applied_after_the_bias() {
+    let (rows, n, k) = (9, 70, 40);
+    let mut random = Random(3);
+    let (x, w, bias, added) =
+        (random.values(rows * k), random.values(n * k), random.values(n), random.values(rows * n));
+    let plain = naive(&x, &w, Some(&bias), (rows, n, k));
+    on_each_isa(|isa| {
+        let packed = PackedWeights::pack(&w[..], n, k, Precision::F32);
+        let check = |epilogue: Epilogue, expected: Vec<f64>| {
+            let mut out = vec![0.0; rows * n];
+            linear(&x, &packed, Some(&bias), &mut out, epilogue);
+            assert_close(&out, &expected, 2e-6, &format!("{isa:?} {epilogue:?}"));
+        };
+        check(Epilogue::Silu, plain.iter().map(|x| x / (1.0 + (-x).exp())).collect());
+        check(Epilogue::QuickGelu, plain.iter().map(|x| x / (1.0 + (-1.702 * x).exp())).collect());
+        check(Epilogue::Add(&added), plain.iter().zip(&added).map(|(x, y)| x + f64::from(*y)).collect());
+        check(
+            Epilogue::Gelu,
+            plain.iter().map(|x| x * crate::elementwise::normal_distribution(*x)).collect(),
+        );
+    });
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_neighbours_or_on_threads() {
+    let (rows, n, k) = (200, 150, 700);
+    let mut random = Random(4);
+    let (x, w) = (random.values(rows * k), random.values(n * k));
+    on_each_isa(|isa| {
+        if isa == Isa::Portable {
+            return; // The same driver, and slow.
+        }
+        for precision in Precision::ALL {
+            let packed = PackedWeights::pack(&w[..], n, k, precision);
+            let run = |first: usize, count: usize| {
+                let mut out = vec![0.0; count * n];
+                linear(&x[first * k..(first + count) * k], &packed, None, &mut out, Epilogue::Silu);
+                out
+            };
+            let all = run(0, rows);
+            for (first, count) in [(0, 1), (5, 1), (3, 7), (100, 100), (199, 1)] {
+                assert_same_bytes(&run(first, count), &all[first * n..(first + count) * n], "rows alone");
+            }
+            same_for_any_threads(|| run(0, rows));
+        }
+    });
+}
+
+#[test]
+fn matmul_agrees_with_the_naive_loop() {
+    on_each_isa(|isa| {
+        for (batch, m, n, k) in
+            [(1, 1, 1, 1), (2, 7, 19, 5), (3, 33, 65, 300), (1, 200, 64, 64), (2, 3, 130, 0)]
+        {
+            let mut random = Random((m * n) as u64);
+            let (a, b) = (random.values(batch * m * k), random.values(batch * n * k));
+            for (a_layout, b_layout) in [
+                (Layout::Plain, Layout::Plain),
+                (Layout::Transposed, Layout::Plain),
+                (Layout::Plain, Layout::Transposed),
+                (Layout::Transposed, Layout::Transposed),
+            ] {
+                let mut expected = Vec::new();
+                for (item, row, column) in (0..batch * m * n).map(|at| (at / (m * n), at / n % m, at % n)) {
+                    let product = |at: usize| {
+                        let a = match a_layout {
+                            Layout::Plain => a[(item * m + row) * k + at],
+                            Layout::Transposed => a[(item * k + at) * m + row],
+                        };
+                        let b = match b_layout {
+                            Layout::Plain => b[(item * k + at) * n + column],
+                            Layout::Transposed => b[(item * n + column) * k + at],
+                        };
+                        f64::from(a) * f64::from(b)
+                    };
+                    expected.push((0..k).map(product).sum());
+                }
+                let mut out = vec![f32::NAN; batch * m * n];
+                matmul((&a, a_layout), (&b, b_layout), [batch, m, n, k], &mut out);
+                assert_close(
+                    &out,
+                    &expected,
+                    2e-6,
+                    &format!("{isa:?} {batch}x{m}x{n}x{k} {a_layout:?} {b_layout:?}"),
+                );
+            }
+        }
+    });
+}
