@@ -1,0 +1,348 @@
+//! What can be typed, and nothing of what it means: clap's definitions, from which help, completions and the man page
+//! are made. Resolving happens in the module of each command.
+
+use clap::{
+    ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use pentimento_imaging::{Format, MaskSource};
+use pentimento_request::{Sampler, Schedule, Size};
+use std::path::PathBuf;
+
+/// Draw and repaint pictures with Stable Diffusion, on the command line or behind the API that old clients call.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pentimento",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Start with:\n  pentimento generate --prompt \"a strawberry on a white background, 3d model\" --cfg 4 --out \
+                  strawberry.png\n  pentimento serve\n\nExit codes: 0 done, 1 it failed, 2 the command has to be changed, 130 \
+                  broken off."
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Draw a picture, or repaint one, wholly or inside a mask
+    Generate(Box<GenerateArgs>),
+    /// Answer clients of Amazon Bedrock's Stability API
+    Serve(ServeArgs),
+    /// List and inspect models
+    Models(ModelsArgs),
+    /// Print the completions for a shell
+    #[command(
+        long_about = "Print the completions for a shell.\n\nFor bash, for instance: pentimento completions bash > \
+                            ~/.local/share/bash-completion/completions/pentimento"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page
+    #[command(long_about = "Print a manual page.\n\nTo read it: pentimento man generate | man -l -")]
+    Man {
+        /// The command that it describes; without one, the whole program
+        command: Option<String>,
+    },
+}
+
+/// Options of `generate`.
+#[derive(Args, Debug)]
+#[command(
+    group = ArgGroup::new("texts").args(["prompt", "weighted"]).required(true).multiple(true),
+    after_help = GENERATE_EXAMPLES,
+)]
+pub(crate) struct GenerateArgs {
+    /// What the picture shows; repeat it to blend several
+    #[arg(short, long, value_name = "TEXT", help_heading = PROMPT)]
+    pub(crate) prompt: Vec<String>,
+
+    /// What the picture should not show
+    #[arg(short, long, value_name = "TEXT", help_heading = PROMPT)]
+    pub(crate) negative: Vec<String>,
+
+    /// A text with its weight, as in --weighted 0.5 "a red rose"; a weight below 0 repels
+    ///
+    /// --prompt TEXT is --weighted 1 TEXT, and --negative TEXT is --weighted -1 TEXT. Weights count relative to those of the
+    /// same sign; 0 counts for nothing.
+    #[arg(long, num_args = 2, value_names = ["WEIGHT", "TEXT"], allow_hyphen_values = true, action = ArgAction::Append,
+          help_heading = PROMPT)]
+    pub(crate) weighted: Vec<String>,
+
+    /// The picture to start from (PNG, JPEG or WebP; - is the standard input)
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = INPUT)]
+    pub(crate) init: Option<PathBuf>,
+
+    /// Which part of it is repainted: a picture of the same size; grey is repainted in part
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "init", help_heading = INPUT)]
+    pub(crate) mask: Option<PathBuf>,
+
+    /// What stands for "repaint": white or black in the mask (white by default), or transparency in the --init picture
+    #[arg(long, value_name = "SOURCE", value_parser = mask_sources(), ignore_case = true, requires = "init",
+          help_heading = INPUT)]
+    pub(crate) mask_source: Option<MaskSource>,
+
+    /// How much of the --init picture is given up, from 0 to 1 [default: 0.65, with a mask 1]
+    #[arg(long, value_name = "SHARE", requires = "init", help_heading = INPUT)]
+    pub(crate) strength: Option<f64>,
+
+    /// Show the model this much around the mask when the picture is larger than the model's own size [default: 32]
+    #[arg(long, value_name = "PIXELS", requires = "init", conflicts_with_all = ["whole", "raw"], help_heading = INPUT)]
+    pub(crate) padding: Option<u32>,
+
+    /// Show the model the whole picture, however large, not only the mask's surroundings
+    #[arg(long, requires = "init", help_heading = INPUT)]
+    pub(crate) whole: bool,
+
+    /// Nothing but the bare pipeline: no crop, no resizing, no pixels put back (to compare with a reference)
+    #[arg(long, help_heading = INPUT)]
+    pub(crate) raw: bool,
+
+    /// How the noise is taken away [default: the model's choice]
+    #[arg(long, value_name = "NAME", value_parser = samplers(), ignore_case = true, help_heading = DRAWING)]
+    pub(crate) sampler: Option<Sampler>,
+
+    /// How the steps are spaced [default: as the model says]
+    #[arg(long, value_name = "NAME", value_parser = schedules(), ignore_case = true, help_heading = DRAWING)]
+    pub(crate) schedule: Option<Schedule>,
+
+    /// Steps of the schedule, from 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 20, help_heading = DRAWING)]
+    pub(crate) steps: usize,
+
+    /// How strictly the prompt is followed, from 0 to 35; up to 1 the negative prompts are not looked at
+    #[arg(long, value_name = "SCALE", default_value_t = 7.0, help_heading = DRAWING)]
+    pub(crate) cfg: f32,
+
+    /// Share, from 0 to 1, by which glaring contrasts of a high --cfg are brought back
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = DRAWING)]
+    pub(crate) guidance_rescale: f32,
+
+    /// The same seed draws the same picture [default: a random one, which the picture's metadata names]
+    #[arg(long, value_name = "N", help_heading = DRAWING)]
+    pub(crate) seed: Option<u64>,
+
+    /// Width and height, multiples of 8 for a new picture [default: the model's own size, or that of --init]
+    #[arg(short, long, value_name = "WxH", help_heading = DRAWING)]
+    pub(crate) size: Option<Size>,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Largest picture, in pixels, that the model may be asked to work at
+    #[arg(long, value_name = "N", default_value_t = 4_194_304, help_heading = MODEL)]
+    pub(crate) max_pixels: u64,
+
+    /// Where the picture goes (- is the standard output)
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    pub(crate) out: PathBuf,
+
+    /// File format [default: by the name of --out, else png]
+    #[arg(long, value_name = "FORMAT", value_parser = formats(), ignore_case = true, help_heading = OUTPUT)]
+    pub(crate) format: Option<Format>,
+
+    /// Also write the receipt (everything that decided the picture) as JSON (- is the standard output)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    pub(crate) receipt: Option<PathBuf>,
+
+    /// Rewrite this PNG file after every step with what the picture looks like so far
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    pub(crate) preview: Option<PathBuf>,
+
+    /// Print the receipt as JSON on the standard output (on standard error if the picture goes there)
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) json: bool,
+
+    /// No progress, no remarks; errors only
+    #[arg(short, long, help_heading = OUTPUT)]
+    pub(crate) quiet: bool,
+}
+
+/// Which model runs, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// A model's folder (diffusers layout, safetensors), or its name in `pentimento models list` [default: default]
+    #[arg(long, value_name = "DIR|NAME", value_hint = ValueHint::DirPath, help_heading = MODEL)]
+    pub(crate) model: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+
+    /// Precision of the arithmetic [default: auto, the fastest that this processor does well]
+    #[arg(long, value_name = "TYPE", value_enum, help_heading = MODEL)]
+    pub(crate) dtype: Option<Dtype>,
+
+    /// Threads that compute [default: one per core]; their number never changes the picture
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = MODEL)]
+    pub(crate) threads: Option<u16>,
+}
+
+/// Where things are kept between runs.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DataArgs {
+    /// Folder of Pentimento's own data; every folder in its `models` folder is a model that can be called by name
+    #[arg(long, value_name = "DIR", env = "PENTIMENTO_DATA_DIR", hide_env_values = true, value_hint = ValueHint::DirPath,
+          help_heading = MODEL)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Options of `serve`. All but `--config` stand above the configuration file's.
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_NOTES)]
+pub(crate) struct ServeArgs {
+    /// Address to listen on; port 0 takes any free one [default: 127.0.0.1:8181]
+    #[arg(short, long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+
+    /// Configuration file (TOML); every setting is described in examples/pentimento.toml
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Certificate chain (PEM), to listen with TLS
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Answer without looking at signatures and keys; only on loopback addresses
+    #[arg(long)]
+    pub(crate) no_auth: bool,
+
+    /// Form of the log on standard error [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// The model answers every id that the configuration does not map.
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+/// Commands about models.
+#[derive(Args, Debug)]
+pub(crate) struct ModelsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: ModelsCommand,
+}
+
+/// What can be done with models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// List the models that can be called by name
+    List {
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Show a model's parts, sizes and precision, without loading its weights
+    Inspect {
+        /// A model's folder, or its name
+        #[arg(value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
+        model: String,
+        #[command(flatten)]
+        data: DataArgs,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the licences and attributions of the embedded model
+    Licences,
+}
+
+/// Precision of the arithmetic, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// 32-bit floats: the reference.
+    F32,
+    /// Factors rounded to bfloat16.
+    Bf16,
+    /// The fastest that this processor does well.
+    Auto,
+}
+
+/// Form of the server's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines to read.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+const PROMPT: &str = "Prompt";
+const INPUT: &str = "Starting from a picture";
+const DRAWING: &str = "Drawing";
+const MODEL: &str = "Model";
+const OUTPUT: &str = "Output";
+
+const GENERATE_EXAMPLES: &str = "Examples:
+  A new picture:
+    pentimento generate --prompt \"a red apple on a white background, 3d model\" --cfg 4 --out apple.png
+  The white part of a mask, repainted; every other pixel stays as it is:
+    pentimento generate --prompt \"a strawberry\" --init scene.png --mask mask.png --out after.png
+  A whole picture again, in a pipe:
+    cat photo.jpg | pentimento generate --prompt \"line art\" --init - --strength 0.5 --out - > drawing.png";
+
+const SERVE_NOTES: &str = "Credentials come from the configuration file, from PENTIMENTO_ACCESS_KEY_ID with \
+PENTIMENTO_SECRET_ACCESS_KEY, and from PENTIMENTO_API_KEYS (separated by commas). With none of them the server makes a pair \
+for this run, listens on a loopback address only, and prints an example to paste.
+
+RUST_LOG sets how much is logged, as in RUST_LOG=debug.";
+
+fn samplers() -> impl TypedValueParser<Value = Sampler> {
+    PossibleValuesParser::new(Sampler::ALL.map(Sampler::name)).try_map(|name| name.parse())
+}
+
+fn schedules() -> impl TypedValueParser<Value = Schedule> {
+    PossibleValuesParser::new(Schedule::ALL.map(Schedule::name)).try_map(|name| name.parse())
+}
+
+fn mask_sources() -> impl TypedValueParser<Value = MaskSource> {
+    PossibleValuesParser::new(MaskSource::ALL.map(MaskSource::name)).try_map(|name| name.parse())
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    let named = Format::ALL.map(|format| match format {
+        Format::Jpeg => PossibleValue::new(format.name()).alias("jpg"),
+        _ => PossibleValue::new(format.name()),
+    });
+    PossibleValuesParser::new(named).try_map(|name| name.parse())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_weight_below_zero_is_no_option() {
+        let typed = ["pentimento", "generate", "--weighted", "-0.5", "-x", "--prompt", "p", "--out", "o.png"];
+        let Command::Generate(args) = Cli::try_parse_from(typed).expect("it parses").command else {
+            panic!("another command");
+        };
+        assert_eq!(args.weighted, ["-0.5", "-x"]);
+        assert_eq!(args.prompt, ["p"]);
+    }
+
+    #[test]
+    fn samplers_are_read_in_any_case() {
+        let typed = ["pentimento", "generate", "-p", "x", "--sampler", "k_dpmpp_2m", "--out", "o.png"];
+        let Command::Generate(args) = Cli::try_parse_from(typed).expect("it parses").command else {
+            panic!("another command");
+        };
+        assert_eq!(args.sampler, Some(Sampler::KDpmpp2m));
+    }
+}

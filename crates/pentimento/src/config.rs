@@ -1,0 +1,435 @@
+//! The server's configuration file: TOML, every key optional, unknown keys refused.
+//!
+//! This is what was written, nothing resolved except that relative paths are taken from the file's own folder.
+//! `examples/pentimento.toml` describes every key; a test holds the two together.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Deserializer, de};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Address and port to listen on.
+    pub(crate) listen: Option<String>,
+    /// Folder or name of the model that answers every id which `models` does not map.
+    pub(crate) model: Option<String>,
+    /// Folder of Pentimento's own data.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Threads that compute.
+    pub(crate) threads: Option<u16>,
+    /// Precision of the arithmetic.
+    pub(crate) dtype: Option<ConfiguredDtype>,
+    /// What is logged.
+    #[serde(default)]
+    pub(crate) log: LogConfig,
+    /// Certificate and key.
+    pub(crate) tls: Option<TlsConfig>,
+    /// Who may ask.
+    #[serde(default)]
+    pub(crate) auth: AuthConfig,
+    /// Model ids and ARNs, and what answers them.
+    #[serde(default)]
+    pub(crate) models: BTreeMap<String, ModelConfig>,
+    /// What is too much.
+    #[serde(default)]
+    pub(crate) limits: LimitsConfig,
+    /// How connections are treated.
+    #[serde(default)]
+    pub(crate) connections: ConnectionsConfig,
+    /// How strictly Bedrock's documents are taken.
+    #[serde(default)]
+    pub(crate) bedrock: BedrockStrictness,
+}
+
+/// `dtype`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ConfiguredDtype {
+    /// 32-bit floats.
+    F32,
+    /// Factors rounded to bfloat16.
+    Bf16,
+    /// The fastest that this processor does well.
+    Auto,
+}
+
+/// `[log]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// `text` or `json`.
+    pub(crate) format: Option<ConfiguredLogFormat>,
+    /// What is logged, in the words of `RUST_LOG`.
+    pub(crate) filter: Option<String>,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ConfiguredLogFormat {
+    /// Lines to read.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[tls]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TlsConfig {
+    /// PEM file of the certificate chain.
+    pub(crate) certificate: PathBuf,
+    /// PEM file of the private key.
+    pub(crate) key: PathBuf,
+}
+
+/// `[auth]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuthConfig {
+    /// Pairs for signed requests.
+    #[serde(default)]
+    pub(crate) access_keys: Vec<AccessKey>,
+    /// Bearer keys.
+    #[serde(default)]
+    pub(crate) api_keys: Vec<Secret>,
+}
+
+/// A pair for signed requests.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AccessKey {
+    /// The public half.
+    pub(crate) id: String,
+    /// The secret half.
+    pub(crate) secret: Secret,
+}
+
+/// A text that never shows itself in messages and logs.
+#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[serde(transparent)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// A secret of this text.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, for those who check it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Secret(…)")
+    }
+}
+
+/// A value of `[models]`: a folder or name, or a table of it and its options.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelConfig {
+    /// Folder or name.
+    pub(crate) model: String,
+    /// Precision of the arithmetic; the file's `dtype` where it is absent.
+    pub(crate) dtype: Option<ConfiguredDtype>,
+    /// Guidance rescale, which the protocol has no field for.
+    pub(crate) guidance_rescale: f32,
+}
+
+impl<'de> Deserialize<'de> for ModelConfig {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_any(ModelVisitor)
+    }
+}
+
+/// Reads either form of a [`ModelConfig`], so that a mistake in the table is named as such.
+struct ModelVisitor;
+
+impl<'de> de::Visitor<'de> for ModelVisitor {
+    type Value = ModelConfig;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a model's folder or name, or a table with `model`")
+    }
+
+    fn visit_str<E: de::Error>(self, model: &str) -> Result<ModelConfig, E> {
+        Ok(ModelConfig { model: model.to_owned(), dtype: None, guidance_rescale: 0.0 })
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ModelConfig, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            model: String,
+            dtype: Option<ConfiguredDtype>,
+            #[serde(default)]
+            guidance_rescale: f32,
+        }
+        let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        if !(0.0..=1.0).contains(&table.guidance_rescale) {
+            return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
+        }
+        Ok(ModelConfig { model: table.model, dtype: table.dtype, guidance_rescale: table.guidance_rescale })
+    }
+}
+
+/// A length of time, written in seconds.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "f64")]
+pub(crate) struct Seconds(Duration);
+
+impl Seconds {
+    /// The length; `None` for 0, which stands for "never" or "no limit".
+    pub(crate) fn unless_zero(self) -> Option<Duration> {
+        Some(self.0).filter(|length| !length.is_zero())
+    }
+
+    /// The length.
+    pub(crate) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for Seconds {
+    type Error = String;
+
+    fn try_from(seconds: f64) -> Result<Self, String> {
+        let length = Duration::try_from_secs_f64(seconds);
+        length.map(Self).map_err(|_| format!("{seconds} is no number of seconds"))
+    }
+}
+
+/// `[limits]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitsConfig {
+    /// Largest request body, in bytes.
+    pub(crate) body_bytes: Option<usize>,
+    /// Largest picture that is drawn or taken in, in pixels.
+    pub(crate) pixels: Option<u64>,
+    /// Requests that wait while one is drawn.
+    pub(crate) queue: Option<usize>,
+    /// Longest time from arrival to the finished picture. 0 is no limit.
+    pub(crate) deadline_seconds: Option<Seconds>,
+}
+
+/// `[connections]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConnectionsConfig {
+    /// Time after which a slow answer is begun early. 0 is never.
+    pub(crate) keep_alive_after_seconds: Option<Seconds>,
+    /// Time between signs of life from then on.
+    pub(crate) keep_alive_every_seconds: Option<Seconds>,
+    /// How long a job goes on after its client left, if that client will try again.
+    pub(crate) retry_grace_seconds: Option<Seconds>,
+}
+
+/// `[bedrock]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BedrockStrictness {
+    /// Only the nine sizes of the documents.
+    pub(crate) nine_sizes_only: Option<bool>,
+    /// Keys that the documents do not name are refused.
+    pub(crate) refuse_unknown_keys: Option<bool>,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// One line that names the file, and the line in it where there is one.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read the configuration {shown}"))?;
+        let mut config = Self::parse(&text).with_context(|| format!("the configuration {shown} is wrong"))?;
+        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let wrong = |error: toml::de::Error| {
+            let message = error.message().replace('\n', ", ");
+            match error.span() {
+                Some(span) => anyhow::anyhow!("line {}: {message}", line_of(text, span.start)),
+                None => anyhow::anyhow!(message),
+            }
+        };
+        let config: Self = toml::from_str(text).map_err(wrong)?;
+        if config.threads == Some(0) {
+            bail!("threads has to be at least 1");
+        }
+        if config.limits.queue == Some(0) {
+            bail!("limits.queue has to be at least 1");
+        }
+        Ok(config)
+    }
+
+    /// Takes relative paths from the file's folder. A model is a path when it looks like one: a bare word is a name.
+    fn resolve_paths(&mut self, folder: &Path) {
+        let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
+        self.data_dir.iter_mut().for_each(resolve);
+        if let Some(tls) = &mut self.tls {
+            resolve(&mut tls.certificate);
+            resolve(&mut tls.key);
+        }
+        let named = self.models.values_mut().map(|configured| &mut configured.model);
+        for model in named.chain(&mut self.model) {
+            if model.contains(['/', '\\']) {
+                *model = folder.join(&*model).display().to_string();
+            }
+        }
+    }
+}
+
+/// Credentials from the environment, added to those of the file.
+///
+/// # Errors
+/// When one half of the pair is missing.
+pub(crate) fn credentials_from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<AuthConfig> {
+    let filled = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+    let access_keys = match (filled("PENTIMENTO_ACCESS_KEY_ID"), filled("PENTIMENTO_SECRET_ACCESS_KEY")) {
+        (Some(id), Some(secret)) => vec![AccessKey { id, secret: Secret::new(secret) }],
+        (None, None) => Vec::new(),
+        (Some(_), None) => bail!("PENTIMENTO_ACCESS_KEY_ID is set without PENTIMENTO_SECRET_ACCESS_KEY"),
+        (None, Some(_)) => bail!("PENTIMENTO_SECRET_ACCESS_KEY is set without PENTIMENTO_ACCESS_KEY_ID"),
+    };
+    let api_keys = filled("PENTIMENTO_API_KEYS").unwrap_or_default();
+    let api_keys = api_keys.split(',').map(str::trim).filter(|key| !key.is_empty());
+    Ok(AuthConfig { access_keys, api_keys: api_keys.map(Secret::new).collect() })
+}
+
+/// Whether only this machine can reach the address.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../examples/pentimento.toml");
+
+    /// In the example a `#` with a space is prose, and one without is a setting that can be switched on.
+    fn everything_switched_on() -> String {
+        let on = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        EXAMPLE.lines().map(on).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_is_read_as_it_stands() {
+        Config::parse(EXAMPLE).expect("the example is right");
+    }
+
+    #[test]
+    fn the_example_describes_every_key() {
+        let config = Config::parse(&everything_switched_on()).expect("the example is right");
+        let Config {
+            listen,
+            model,
+            data_dir,
+            threads,
+            dtype,
+            log,
+            tls,
+            auth,
+            models,
+            limits,
+            connections,
+            bedrock,
+        } = config;
+        let LogConfig { format, filter } = log;
+        let AuthConfig { access_keys, api_keys } = auth;
+        let LimitsConfig { body_bytes, pixels, queue, deadline_seconds } = limits;
+        let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
+            connections;
+        let BedrockStrictness { nine_sizes_only, refuse_unknown_keys } = bedrock;
+        assert!(listen.is_some() && model.is_some() && data_dir.is_some() && threads.is_some());
+        assert!(dtype.is_some() && format.is_some() && filter.is_some() && tls.is_some());
+        assert!(!access_keys.is_empty() && !api_keys.is_empty());
+        assert!(models.values().any(|model| model.dtype.is_some() && model.guidance_rescale > 0.0));
+        assert!(body_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some());
+        assert!(keep_alive_after_seconds.is_some() && keep_alive_every_seconds.is_some());
+        assert!(retry_grace_seconds.is_some());
+        assert!(nine_sizes_only.is_some() && refuse_unknown_keys.is_some());
+    }
+
+    #[test]
+    fn mistakes_are_told_in_one_line_with_its_number() {
+        let cases = [
+            ("\nlisten = 5", "line 2"),
+            ("[limits]\nqeue = 3", "line 2: unknown field `qeue`"),
+            ("[models]\nx = { mdoel = \"a\" }", "`mdoel`"),
+            ("[models]\nx = 3", "a model's folder or name"),
+            ("[models]\nx = { model = \"a\", guidance_rescale = 2.0 }", "from 0 to 1"),
+            ("[auth]\napi_keys = [\n", "line"),
+            ("dtype = \"f64\"", "`f64`"),
+            ("threads = 0", "at least 1"),
+            ("[limits]\ndeadline_seconds = -1", "line 2: -1 is no number of seconds"),
+        ];
+        for (text, expected) in cases {
+            let message = Config::parse(text).expect_err(text).to_string();
+            assert!(message.contains(expected) && !message.contains('\n'), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn paths_are_taken_from_the_files_folder_and_names_stay_names() {
+        let mut config = Config::parse(
+            "model = \"default\"\n[models]\na = \"./sd\"\nb = \"/abs/sd\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"/k.pem\"",
+        )
+        .expect("it is right");
+        config.resolve_paths(Path::new("/etc/pentimento"));
+        assert_eq!(config.model.as_deref(), Some("default"));
+        assert_eq!(config.models["a"].model, "/etc/pentimento/./sd");
+        assert_eq!(config.models["b"].model, "/abs/sd");
+        let tls = config.tls.expect("it is there");
+        assert_eq!(tls.certificate, Path::new("/etc/pentimento/c.pem"));
+        assert_eq!(tls.key, Path::new("/k.pem"));
+    }
+
+    #[test]
+    fn the_environment_gives_a_pair_and_keys() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            credentials_from_environment(|name| {
+                pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let found = with(&[
+            ("PENTIMENTO_ACCESS_KEY_ID", "AK"),
+            ("PENTIMENTO_SECRET_ACCESS_KEY", "secret"),
+            ("PENTIMENTO_API_KEYS", " one, ,two"),
+        ])
+        .expect("it is complete");
+        assert_eq!(found.access_keys, [AccessKey { id: "AK".into(), secret: Secret::new("secret") }]);
+        assert_eq!(found.api_keys, [Secret::new("one"), Secret::new("two")]);
+        assert!(with(&[("PENTIMENTO_ACCESS_KEY_ID", "AK")]).is_err());
+        assert!(with(&[]).expect("nothing is fine").api_keys.is_empty());
+    }
+
+    #[test]
+    fn secrets_do_not_show_themselves() {
+        let shown = format!("{:?}", AccessKey { id: "AK".into(), secret: Secret::new("hush") });
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+}

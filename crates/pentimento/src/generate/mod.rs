@@ -1,0 +1,199 @@
+//! `pentimento generate`: one picture.
+//!
+//! First everything typed is resolved to a [`Plan`], without touching a file; then the plan is carried out, cheap steps
+//! first, so that mistakes are told before the work.
+
+mod plan;
+
+use crate::{
+    catalogue::{Catalogue, Source, precision},
+    cli::GenerateArgs,
+    failure::{Failure, in_one_line, say},
+    output,
+    progress::Screen,
+};
+use anyhow::{Context, Result, anyhow};
+use pentimento_imaging::{Limits, decode, encode, mask, to_json};
+use pentimento_request::{
+    Cancel, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Mask, Picture, Progress,
+    Receipt, Stage, StageTiming, Task,
+};
+use plan::{Drawn, MaskFrom, Plan};
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    process,
+    sync::Arc,
+    time::Instant,
+};
+
+/// Largest input: a file of 1 GiB and 2^27 pixels (512 MB decoded), far above any camera's. It is the user's own file, so the
+/// limit only keeps a broken header from taking all memory.
+const INPUT_LIMITS: Limits = Limits { bytes: 1 << 30, pixels: 1 << 27 };
+
+/// Draws what was asked for and writes it.
+pub(crate) fn run(args: &GenerateArgs) -> Result<(), Failure> {
+    let plan = Plan::resolve(args).map_err(Failure::Usage)?;
+    check_outputs(&plan)?;
+    use_threads(args.model.threads)?;
+    let task = read_task(&plan)?;
+    let cancel = cancel_on_interrupt()?;
+    let image = draw(args, &plan, task, &cancel)?;
+    deliver(&plan, &image)?;
+    Ok(())
+}
+
+/// Sets how many threads compute in this process.
+///
+/// # Errors
+/// When the system refuses them.
+pub(crate) fn use_threads(threads: Option<u16>) -> Result<()> {
+    let count = threads.map_or(0, usize::from);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(count)
+        .build_global()
+        .context("cannot start the threads that compute")
+}
+
+fn check_outputs(plan: &Plan) -> Result<(), Failure> {
+    if output::is_stream(&plan.out) && io::stdout().is_terminal() {
+        let message = "a picture on a terminal would be unreadable; redirect it (> picture.png) or name a file in --out";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    for path in [Some(&plan.out), plan.receipt.as_ref(), plan.preview.as_ref()].into_iter().flatten() {
+        output::check_writable(path)?;
+    }
+    Ok(())
+}
+
+fn read_task(plan: &Plan) -> Result<Task> {
+    let Some(drawn) = &plan.drawn else { return Ok(Task::TextToImage) };
+    let Drawn { init, mask, span, region, untouched } = drawn;
+    let path = init;
+    let init = Arc::new(read_picture(path)?);
+    let Some(from) = mask else { return Ok(Task::ImageToImage { init, span: *span }) };
+    let mask = Arc::new(read_mask(from, path, &init)?);
+    Ok(Task::Repaint { init, mask, span: *span, region: *region, untouched: *untouched })
+}
+
+fn read_picture(path: &Path) -> Result<Picture> {
+    let named = || match output::is_stream(path) {
+        true => "the standard input is not a picture that can be read".to_owned(),
+        false => format!("{} is not a picture that can be read", path.display()),
+    };
+    decode(&output::read(path)?, &INPUT_LIMITS).with_context(named)
+}
+
+fn read_mask(from: &MaskFrom, init_path: &Path, init: &Picture) -> Result<Mask> {
+    let (path, mask) = match from {
+        MaskFrom::File(path, source) => (path.as_path(), mask::from_picture(&read_picture(path)?, *source)),
+        MaskFrom::Init(source) => (init_path, mask::from_picture(init, *source)),
+    };
+    let mask = mask.with_context(|| format!("cannot take a mask from {}", path.display()))?;
+    if mask.size() != init.size() {
+        let (ours, theirs) = (mask.size(), init.size());
+        return Err(anyhow!(
+            "the mask {} is {ours}, but the picture is {theirs}: make them the same",
+            path.display()
+        ));
+    }
+    Ok(mask)
+}
+
+/// The first interrupt ends the picture after the running step, the second one ends the process.
+fn cancel_on_interrupt() -> Result<Cancel> {
+    let cancel = Cancel::default();
+    let switch = cancel.clone();
+    let handler = move || match switch.is_cancelled() {
+        true => process::exit(130),
+        false => switch.cancel(),
+    };
+    ctrlc::set_handler(handler).context("cannot listen for interrupts")?;
+    Ok(cancel)
+}
+
+fn draw(args: &GenerateArgs, plan: &Plan, task: Task, cancel: &Cancel) -> Result<GeneratedImage, Failure> {
+    let source = Source::find(&plan.model, args.model.data.data_dir.as_deref())?;
+    let mut screen = Screen::new(cancel.clone(), plan.quiet, plan.preview.clone());
+    let outcome = draw_on(&mut screen, plan, &source, task);
+    let preview_error = screen.finish();
+    if let (Some(error), false) = (preview_error, plan.quiet) {
+        say(&format!("warning: no previews: {error}"));
+    }
+    outcome
+}
+
+fn draw_on(screen: &mut Screen, plan: &Plan, source: &Source, task: Task) -> Result<GeneratedImage, Failure> {
+    let _ = screen.stage(Stage::Load);
+    let since = Instant::now();
+    let mut catalogue = Catalogue::default();
+    let model = catalogue.load(source, precision(plan.dtype), plan.max_pixels)?;
+    let loading = StageTiming { stage: Stage::Load, took: since.elapsed() };
+    let request = request(plan, model, task);
+    let mut image = catalogue.generate(&request, screen).map_err(failure)?;
+    image.receipt.timings.insert(0, loading);
+    Ok(image)
+}
+
+fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {
+    GenerationRequest {
+        model,
+        prompts: plan.prompts.clone(),
+        task,
+        canvas: plan.canvas,
+        sampler: plan.sampler,
+        schedule: plan.schedule,
+        steps: plan.steps,
+        guidance_scale: plan.guidance_scale,
+        guidance_rescale: plan.guidance_rescale,
+        seed: plan.seed,
+    }
+}
+
+/// What the engine refuses about a request, the user typed.
+fn failure(error: GenerateError) -> Failure {
+    let message = in_one_line(&error);
+    match error.kind() {
+        ErrorKind::Cancelled => Failure::BrokenOff,
+        ErrorKind::InvalidRequest | ErrorKind::Unsupported => Failure::Usage(message),
+        _ => Failure::Failed(message),
+    }
+}
+
+fn deliver(plan: &Plan, image: &GeneratedImage) -> Result<()> {
+    let GeneratedImage { picture, receipt } = image;
+    let file = encode(picture, plan.format, Some(receipt)).context("cannot encode the picture")?;
+    output::write(&plan.out, &file)?;
+    let json = to_json(receipt);
+    if let Some(path) = &plan.receipt {
+        output::write(path, format!("{json:#}\n").as_bytes())?;
+    }
+    if plan.json && output::is_stream(&plan.out) {
+        say(&json.to_string());
+    } else if plan.json {
+        output::write(Path::new("-"), format!("{json}\n").as_bytes())?;
+    }
+    if !plan.quiet {
+        remark(plan, receipt);
+    }
+    Ok(())
+}
+
+/// Tells what may not be as expected, and on a terminal what was done.
+fn remark(plan: &Plan, receipt: &Receipt) {
+    for note in &receipt.notes {
+        say(&format!("note: {note}"));
+    }
+    for prompt in receipt.prompts.iter().filter(|prompt| prompt.truncated > 0) {
+        say(&format!(
+            "note: the last {} tokens of '{}' did not fit and were left out",
+            prompt.truncated, prompt.text
+        ));
+    }
+    if io::stderr().is_terminal() {
+        let Receipt { size, seed, sampler, steps_run, timings, .. } = receipt;
+        let seconds: f64 = timings.iter().map(|timing| timing.took.as_secs_f64()).sum();
+        let out = plan.out.display();
+        say(&format!("{out}: {size}, seed {seed}, {sampler}, {steps_run} steps, {seconds:.1} s"));
+    }
+}

@@ -1,0 +1,92 @@
+//! `pentimento models`: which there are, and what one is.
+
+use crate::{catalogue::Source, cli::ModelsCommand, embedded::NOTICES, failure::Failure, output};
+use pentimento_diffusion::{ModelSummary, Part};
+use serde_json::{Value, json};
+use std::{fmt::Write, path::Path};
+
+/// Prints what was asked for.
+pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
+    let text = match command {
+        ModelsCommand::List { data } => list(data.data_dir.as_deref())?,
+        ModelsCommand::Inspect { model, data, json } => {
+            let summary = Source::find(model, data.data_dir.as_deref())?.inspect()?;
+            if *json { format!("{:#}\n", as_json(&summary)) } else { as_table(&summary) }
+        }
+        ModelsCommand::Licences => NOTICES.join("\n----\n\n"),
+    };
+    output::print(text.as_bytes())
+}
+
+fn list(data_dir: Option<&Path>) -> anyhow::Result<String> {
+    let rows = Source::named(data_dir)?.into_iter().map(|(name, source)| match source {
+        Source::Embedded => [name, "part of this program".to_owned()],
+        Source::Folder(path) => [name, path.display().to_string()],
+    });
+    Ok(table(rows.collect()))
+}
+
+fn as_table(summary: &ModelSummary) -> String {
+    let ModelSummary { family, native_size, prediction, scheduler, parts } = summary;
+    let mut text = table(vec![
+        ["family".to_owned(), family.clone()],
+        ["native size".to_owned(), native_size.to_string()],
+        ["predicts".to_owned(), prediction.clone()],
+        ["scheduler".to_owned(), scheduler.clone()],
+    ]);
+    let head = ["part", "class", "parameters", "stored as"].map(str::to_owned);
+    let rows = parts.iter().map(|part| {
+        let Part { name, class, parameters, dtypes } = part;
+        [name.clone(), class.clone(), in_millions(*parameters), dtypes.join(", ")]
+    });
+    let _ = write!(text, "\n{}", table(std::iter::once(head).chain(rows).collect()));
+    text
+}
+
+fn as_json(summary: &ModelSummary) -> Value {
+    let ModelSummary { family, native_size, prediction, scheduler, parts } = summary;
+    let part = |part: &Part| {
+        let Part { name, class, parameters, dtypes } = part;
+        json!({ "name": name, "class": class, "parameters": parameters, "dtypes": dtypes })
+    };
+    json!({
+        "family": family,
+        "native_size": { "width": native_size.width(), "height": native_size.height() },
+        "prediction": prediction,
+        "scheduler": scheduler,
+        "parts": parts.iter().map(part).collect::<Vec<_>>(),
+    })
+}
+
+fn in_millions(count: u64) -> String {
+    format!("{:.1} M", count as f64 / 1e6)
+}
+
+/// Columns as wide as their widest cell, two spaces apart; nothing trails.
+fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["a", "bb", "c"], ["aaa", "b", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(rows.to_vec()), "a    bb  c\naaa  b\n");
+    }
+
+    #[test]
+    fn parameters_are_told_in_millions() {
+        assert_eq!(in_millions(11_234_567), "11.2 M");
+    }
+}
