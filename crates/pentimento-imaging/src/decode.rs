@@ -6,7 +6,7 @@
 //!
 //! Errors: a file that is cut off is refused, not completed with grey, as a browser would do.
 
-use crate::{Format, ImageError, ImageErrorKind, sniff};
+use crate::{Format, ImageError, ImageErrorKind, error::malformed, headers, sniff};
 use image::{
     DynamicImage, ImageDecoder,
     codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder},
@@ -45,27 +45,21 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
 
 fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     let codec_error = |error| malformed(format, error);
-    let source = Cursor::new(bytes);
     match format {
         Format::Png => {
             // The PNG decoder makes room for rows when it is constructed, so the size is read beforehand.
-            let (width, height) = png_size(bytes).ok_or_else(|| malformed(format, "it has no header"))?;
+            let (width, height) = headers::png_size(bytes)?;
             limits.check(format, width, height)?;
-            read(
-                format,
-                PngDecoder::with_limits(source, limits.for_codec(bytes.len())).map_err(codec_error)?,
-                limits,
-            )
+            let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits.for_codec(bytes.len()));
+            read(format, decoder.map_err(codec_error)?, limits)
         }
         Format::Jpeg => {
-            if !jpeg_is_whole(bytes) {
-                return Err(malformed(format, "it is cut off"));
-            }
-            read(format, JpegDecoder::new(source).map_err(codec_error)?, limits)
+            headers::check_jpeg_end(bytes)?;
+            read(format, JpegDecoder::new(Cursor::new(bytes)).map_err(codec_error)?, limits)
         }
         Format::WebP => {
-            check_webp_chunks(bytes.get(12..).unwrap_or_default(), limits)?;
-            read(format, WebPDecoder::new(source).map_err(codec_error)?, limits)
+            let bytes = headers::checked_webp(bytes, limits)?;
+            read(format, WebPDecoder::new(Cursor::new(bytes)).map_err(codec_error)?, limits)
         }
     }
 }
@@ -89,7 +83,7 @@ fn read(format: Format, mut decoder: impl ImageDecoder, limits: &Limits) -> Resu
 
 impl Limits {
     /// The size, if it is allowed.
-    fn check(&self, format: Format, width: u32, height: u32) -> Result<Size, ImageError> {
+    pub(crate) fn check(&self, format: Format, width: u32, height: u32) -> Result<Size, ImageError> {
         if width == 0 || height == 0 {
             return Err(malformed(format, "it has no pixels"));
         }
@@ -115,61 +109,4 @@ impl Limits {
         limits.max_alloc = Some(pixels * 8 + file as u64 * 4 + (1 << 22));
         limits
     }
-}
-
-fn malformed(format: Format, problem: impl fmt::Display) -> ImageError {
-    ImageError::new(ImageErrorKind::Malformed, format_args!("the {format} file cannot be read: {problem}"))
-}
-
-/// Width and height in a PNG's header, which is always its first chunk.
-fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
-    let (signature_and_length, header) = (bytes.get(..12)?, bytes.get(12..24)?);
-    let header = header.strip_prefix(b"IHDR").filter(|_| signature_and_length[8..] == [0, 0, 0, 13])?;
-    let number = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).ok();
-    Some((number(&header[..4])?, number(&header[4..])?))
-}
-
-/// Whether a JPEG's end marker follows its first scan. (The decoder would fill up what is missing with grey.)
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-    let mut at = 2;
-    // The segments before the first scan are skipped by their lengths: a thumbnail in them has an end of its own.
-    while let Some(&[marker, kind, high, low]) = bytes.get(at..at + 4) {
-        match (marker, kind) {
-            (0xff, START_OF_SCAN) => return bytes[at..].windows(2).any(|pair| pair == END_OF_IMAGE),
-            // Any number of 0xff may come before a marker.
-            (0xff, 0xff) => at += 1,
-            (0xff, _) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-            // No segment begins here. Let the decoder say what is wrong.
-            _ => return true,
-        }
-    }
-    false
-}
-
-/// Refuses chunks that reach beyond the file, for which the decoder would take memory, and lossy frames larger than
-/// allowed, which it decodes before it compares them with the header.
-fn check_webp_chunks(mut chunks: &[u8], limits: &Limits) -> Result<(), ImageError> {
-    /// Where the chunks of an animation's frame begin, behind the frame's place and duration.
-    const FRAME_HEADER: usize = 16;
-    while let Some((head, rest)) = chunks.split_first_chunk::<8>() {
-        let [.., a, b, c, d] = *head;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let body = rest.get(..length).ok_or_else(|| malformed(Format::WebP, "it is cut off"))?;
-        match &head[..4] {
-            b"ANMF" => check_webp_chunks(body.get(FRAME_HEADER..).unwrap_or_default(), limits)?,
-            b"VP8 " => {
-                if let Some(&[a, b, c, d]) = body.get(6..10) {
-                    // The two upper bits are a scale for showing (RFC 6386, section 9.1).
-                    let side = |bytes| u32::from(u16::from_le_bytes(bytes) & 0x3fff);
-                    limits.check(Format::WebP, side([a, b]), side([c, d]))?;
-                }
-            }
-            _ => {}
-        }
-        // Chunks begin at even places.
-        chunks = rest.get(length + length % 2..).unwrap_or_default();
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@
 //!
 //! The same picture and receipt give the same bytes: nothing asks for the time or a random number.
 
-use crate::{Format, ImageError, ImageErrorKind, exif, parameters, sniff, to_json};
+use crate::{Format, ImageError, ImageErrorKind, Limits, exif, headers, parameters, sniff, to_json};
 use image::{
     ExtendedColorType, ImageDecoder, ImageEncoder,
     codecs::{
@@ -30,6 +30,12 @@ const PARAMETERS_KEY: &str = "parameters";
 /// What an EXIF segment of a JPEG holds: a 16-bit length that counts itself, less `Exif\0\0`.
 const JPEG_EXIF_ROOM: usize = 0xffff - 2 - 6;
 
+/// The longest side that libwebp and most readers take (`WEBP_MAX_DIMENSION`); the format itself has one pixel more.
+const WEBP_MAX_SIDE: u32 = 16_383;
+
+/// What an EXIF chunk of a WebP holds, with much to spare: the whole file has a 32-bit length.
+const WEBP_EXIF_ROOM: usize = 1 << 24;
+
 /// The picture as a file. A JPEG has no alpha channel: transparent parts become white.
 ///
 /// # Errors
@@ -45,7 +51,10 @@ pub fn encode(picture: &Picture, format: Format, receipt: Option<&Receipt>) -> R
             Ok(file)
         }
         Format::WebP => {
-            let exif = receipt.and_then(|receipt| exif_within(receipt, u32::MAX as usize));
+            if picture.size().width().max(picture.size().height()) > WEBP_MAX_SIDE {
+                return Err(unencodable(format, format_args!("its sides go to {WEBP_MAX_SIDE}")));
+            }
+            let exif = receipt.and_then(|receipt| exif_within(receipt, WEBP_EXIF_ROOM));
             let mut file = Vec::new();
             let encoder = WebPEncoder::new_lossless(&mut file);
             write(encoder, picture, exif).map_err(|error| unencodable(format, error))?;
@@ -59,7 +68,11 @@ pub fn read_receipt(file: &[u8]) -> Option<Value> {
     match sniff(file)? {
         Format::Png => read_png_receipt(file),
         Format::Jpeg => read_exif_receipt(JpegDecoder::new(Cursor::new(file)).ok()?),
-        Format::WebP => read_exif_receipt(WebPDecoder::new(Cursor::new(file)).ok()?),
+        Format::WebP => {
+            let unlimited = Limits { bytes: usize::MAX, pixels: u64::MAX };
+            let file = headers::checked_webp(file, &unlimited).ok()?;
+            read_exif_receipt(WebPDecoder::new(Cursor::new(file)).ok()?)
+        }
     }
 }
 

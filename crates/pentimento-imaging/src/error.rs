@@ -1,5 +1,6 @@
 //! What can be wrong with a picture file, by what its sender can do about it.
 
+use crate::Format;
 use std::{error::Error, fmt};
 
 /// What the sender of a file can do about an error.
@@ -45,3 +46,8 @@ impl fmt::Display for ImageError {
 }
 
 impl Error for ImageError {}
+
+/// An error about a file of this format that cannot be read.
+pub(crate) fn malformed(format: Format, problem: impl fmt::Display) -> ImageError {
+    ImageError::new(ImageErrorKind::Malformed, format_args!("the {format} file cannot be read: {problem}"))
+}

@@ -14,6 +14,7 @@ mod encode;
 mod error;
 mod exif;
 mod format;
+mod headers;
 pub mod mask;
 mod parameters;
 mod receipt;

@@ -1,0 +1,88 @@
+//! Pictures and receipts to test with.
+
+use pentimento_imaging::{Limits, decode};
+use pentimento_request::{
+    Channels, Mask, Picture, PromptReport, Receipt, Sampler, Schedule, Size, Stage, StageTiming,
+};
+use std::{fs, path::Path, time::Duration};
+
+/// Limits that no test picture meets.
+pub(crate) const GENEROUS: Limits = Limits { bytes: 1 << 20, pixels: 1 << 20 };
+
+/// A file that `reference/imaging.py` wrote.
+pub(crate) fn golden(name: &str) -> Vec<u8> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../reference/goldens/imaging");
+    let path = Path::new(root).join(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A picture that `reference/imaging.py` wrote.
+pub(crate) fn golden_picture(name: &str) -> Picture {
+    decode(&golden(name), &GENEROUS).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+pub(crate) fn size(width: u32, height: u32) -> Size {
+    Size::new(width, height).expect("a valid size")
+}
+
+/// Even noise, the same for the same seed.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl Bytes {
+    /// The next byte (the upper bits of Knuth's MMIX generator).
+    pub(crate) fn next(&mut self) -> u8 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 56) as u8
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    pub(crate) fn picture(&mut self, size: Size, channels: Channels) -> Picture {
+        let pixels = self.take(size.pixels() as usize * channels.count());
+        Picture::new(size, channels, pixels).expect("as many bytes as asked for")
+    }
+
+    /// Noise in which the two ends are frequent.
+    pub(crate) fn mask(&mut self, size: Size) -> Mask {
+        let values = self.take(size.pixels() as usize).into_iter().map(|value| match value {
+            0..80 => 0,
+            80..160 => 255,
+            _ => value,
+        });
+        Mask::new(size, values.collect()).expect("as many bytes as asked for")
+    }
+}
+
+/// A receipt with something in every field.
+pub(crate) fn receipt() -> Receipt {
+    Receipt {
+        engine: "0.1.0".to_owned(),
+        model: "tiny".to_owned(),
+        model_hash: "0123456789abcdef".repeat(4),
+        task: "image-to-image",
+        seed: u64::MAX,
+        sampler: Sampler::KDpmpp2m,
+        schedule: Schedule::Trailing,
+        steps: 20,
+        steps_run: 12,
+        sigmas: vec![f64::INFINITY, 1.5, 0.0],
+        guidance_scale: 7.1,
+        guidance_rescale: 0.7,
+        strength: 0.6,
+        worked_at: size(128, 64),
+        region: Some([1, 2, 3, 4]),
+        size: size(129, 65),
+        precision: "bf16",
+        prompts: vec![prompt("a red house", 1.0), prompt("fog", -1.0)],
+        notes: vec!["decoded again in f32".to_owned()],
+        pixels_hash: "00ff".to_owned(),
+        timings: vec![StageTiming { stage: Stage::Sample, took: Duration::from_millis(1250) }],
+        peak_memory: Some(1 << 33),
+    }
+}
+
+pub(crate) fn prompt(text: &str, weight: f32) -> PromptReport {
+    PromptReport { text: text.to_owned(), weight, chunks: vec![3], truncated: 0 }
+}
