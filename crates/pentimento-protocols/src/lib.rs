@@ -8,6 +8,9 @@
 
 pub mod bedrock;
 
+mod json;
+mod timestamp;
+
 use bytes::Bytes;
 use pentimento_request::{GenerateError, GenerationRequest};
 use std::time::{Duration, SystemTime};
@@ -153,6 +156,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// The body did not arrive in time.
     BodyTooSlow,
+    /// The server holds as many requests as it can.
+    Overloaded,
     /// The server is shutting down.
     ShuttingDown,
     /// Something in the server went wrong.
