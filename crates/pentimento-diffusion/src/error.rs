@@ -57,3 +57,11 @@ impl Error for LoadError {
         self.source.as_ref().map(|source| &**source as &(dyn Error + 'static))
     }
 }
+
+/// An error of tensor arithmetic while loading: a mistake in the engine.
+pub(crate) fn defect(error: &candle_core::Error) -> LoadError {
+    LoadError::new(LoadErrorKind::Malformed, format!("the engine cannot hold a tensor: {error}"))
+}
+
+/// Results of the engine's inside; most errors there are candle's.
+pub(crate) type Result<T, E = candle_core::Error> = std::result::Result<T, E>;

@@ -1,9 +1,12 @@
 //! Where a model's files come from: a folder, or the binary itself.
+//!
+//! Files are named by their path inside the model (`unet/config.json`), with `/` on every system.
 
 use crate::error::{LoadError, LoadErrorKind};
-use std::{borrow::Cow, path::PathBuf};
+use pentimento_kernels::MappedFile;
+use std::{io, ops::Deref, path::PathBuf, sync::Arc};
 
-/// The files of a model in diffusers layout, by their path inside it (`unet/config.json`).
+/// The files of a model in diffusers layout.
 pub trait ModelFiles: Send + Sync {
     /// How messages name a file: its path on disk, or its name in the binary.
     fn describe(&self, path: &str) -> String;
@@ -20,8 +23,26 @@ pub trait ModelFiles: Send + Sync {
     /// When the folder is there and cannot be read.
     fn list(&self, folder: &str) -> Result<Vec<String>, LoadError>;
 }
-/// to be written
-pub type Bytes = Cow<'static, [u8]>;
+
+/// The bytes of a file, cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Bytes {
+    /// Part of the binary.
+    Static(&'static [u8]),
+    /// A mapped file.
+    Mapped(Arc<MappedFile>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Static(bytes) => bytes,
+            Self::Mapped(file) => file,
+        }
+    }
+}
 
 /// A folder on disk.
 #[derive(Clone, Debug)]
@@ -32,6 +53,10 @@ impl Folder {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
+
+    fn failed(&self, path: &str, error: io::Error) -> LoadError {
+        LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {}", self.describe(path)), error)
+    }
 }
 
 impl ModelFiles for Folder {
@@ -40,12 +65,33 @@ impl ModelFiles for Folder {
     }
 
     fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
-        let _ = path;
-        Err(LoadError::new(LoadErrorKind::Missing, "not written yet"))
+        let full = self.0.join(path);
+        match std::fs::metadata(&full) {
+            // An empty file cannot be mapped, and is as good as cut off.
+            Ok(meta) if meta.is_file() && meta.len() == 0 => Ok(Some(Bytes::Static(&[]))),
+            Ok(meta) if meta.is_file() => match MappedFile::open(&full) {
+                Ok(file) => Ok(Some(Bytes::Mapped(Arc::new(file)))),
+                Err(error) => Err(self.failed(path, error)),
+            },
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(path, error)),
+        }
     }
 
-    fn list(&self, _: &str) -> Result<Vec<String>, LoadError> {
-        Ok(Vec::new())
+    fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
+        let entries = match std::fs::read_dir(self.0.join(folder)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed(folder, error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| self.failed(folder, error))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
     }
 }
 
@@ -59,10 +105,18 @@ impl ModelFiles for Embedded {
     }
 
     fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
-        Ok(self.0.iter().find(|(name, _)| *name == path).map(|(_, bytes)| Cow::Borrowed(*bytes)))
+        Ok(self.0.iter().find(|(name, _)| *name == path).map(|(_, bytes)| Bytes::Static(bytes)))
     }
 
-    fn list(&self, _: &str) -> Result<Vec<String>, LoadError> {
-        Ok(Vec::new())
+    fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
+        let mut names: Vec<String> = self
+            .0
+            .iter()
+            .filter_map(|(name, _)| name.strip_prefix(folder)?.strip_prefix('/'))
+            .filter(|name| !name.contains('/'))
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        Ok(names)
     }
 }

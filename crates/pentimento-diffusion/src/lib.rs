@@ -2,11 +2,33 @@
 //!
 //! Synchronous and a pure function: no network, no clock, no environment, no global random numbers. The same request
 //! and build on the same instruction set gives the same bytes, whatever the number of threads and whatever ran before.
+//!
+//! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`, `text`, `unet`, `vae` are the
+//! networks, which reach arithmetic only through `ops`; `noise`, `schedule`, `samplers`, `guidance`, `latent_mask` are the
+//! diffusion; `plan`, `canvas`, `prompt`, `generate` turn a request into a run of them.
 
+mod canvas;
+mod config;
 mod error;
 mod files;
+mod generate;
+mod guidance;
+mod latent_mask;
 mod model;
+mod noise;
+mod ops;
+mod pixels;
+mod plan;
+mod preview;
+mod prompt;
+mod samplers;
+mod schedule;
+mod text;
+mod tokenizer;
+mod unet;
+mod vae;
+mod weights;
 
 pub use error::{LoadError, LoadErrorKind};
-pub use files::{Embedded, Folder, ModelFiles};
+pub use files::{Bytes, Embedded, Folder, ModelFiles};
 pub use model::{LoadOptions, Model, ModelSummary, Part, Precision};

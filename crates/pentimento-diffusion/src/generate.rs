@@ -1,0 +1,389 @@
+//! One request, from its fields to pixels.
+//!
+//! The order of random draws is part of the contract, as in diffusers: the noise of the input's posterior, the latent noise, for a
+//! repaint the noise of the masked input's posterior (which a 4-channel network has no use for), then the sampler's.
+//! Source: diffusers' `StableDiffusionPipeline`, `…Img2ImgPipeline` and `…InpaintPipeline`.
+
+use crate::{
+    canvas::Frame,
+    guidance::{Guidance, GuidedUnet},
+    latent_mask::KnownLatent,
+    model::{Model, Networks, Precision},
+    noise::Noise,
+    pixels,
+    plan::Plan,
+    prompt,
+    samplers::{self, StepEnd},
+    unet::Context,
+    vae::{Encoded, Vae},
+};
+use candle_core::Tensor;
+use pentimento_imaging as imaging;
+use pentimento_request::{
+    Canvas, Channels, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress,
+    PromptReport, Receipt, Stage, StepReport, Task, Untouched,
+};
+use sha2::{Digest, Sha256};
+use std::ops::ControlFlow;
+
+/// Answers a request.
+pub(crate) fn generate(
+    model: &Model,
+    request: &GenerationRequest,
+    progress: &mut dyn Progress,
+) -> Result<GeneratedImage, GenerateError> {
+    check(model, request)?;
+    let plan = Plan::new(model, request)?;
+    let input = Input::of(&request.task, &plan.frame)?;
+    enter(progress, Stage::Text)?;
+    let prompts = prompt::embed(&model.tokenizer, &model.text, &request.prompts)?;
+    let mut run = Run { model, request, plan, progress, notes: Vec::new() };
+    let picture = match run.nothing_to_do(&request.task) {
+        Some(untouched) => untouched,
+        None => run.draw(input.as_ref(), &prompts)?,
+    };
+    Ok(run.finished(picture, prompts.reports))
+}
+
+fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError> {
+    let invalid = |message: String| Err(GenerateError::new(ErrorKind::InvalidRequest, message));
+    if request.model != model.options.name {
+        let message = format!("no model '{}' here", request.model);
+        return Err(GenerateError::new(ErrorKind::ModelNotFound, message));
+    }
+    if let Some(prompt) = request.prompts.iter().find(|prompt| !prompt.weight.is_finite()) {
+        return invalid(format!("prompts: a weight of {} is not possible", prompt.weight));
+    }
+    if !(0.0..=1.0).contains(&request.guidance_rescale) {
+        return invalid(format!("guidance_rescale: {} is not from 0 to 1", request.guidance_rescale));
+    }
+    match &request.task {
+        Task::Repaint { init, mask, .. } if init.size() != mask.size() => {
+            invalid(format!("mask: its size {} is not the input's {}", mask.size(), init.size()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the model sees of the input.
+struct Input<'a> {
+    /// At the size at which the model works.
+    picture: Picture,
+    /// Of the same part of the input, at the input's own scale.
+    mask: Option<Mask>,
+    task: &'a Task,
+}
+
+impl<'a> Input<'a> {
+    fn of(task: &'a Task, frame: &Frame) -> Result<Option<Self>, GenerateError> {
+        let Some(init) = task.init() else { return Ok(None) };
+        let picture = match frame.region {
+            Some(rect) => imaging::resize(&imaging::crop(init, rect).map_err(defect)?, frame.work),
+            None => imaging::resize(init, frame.work),
+        };
+        let mask = match (task, frame.region) {
+            (Task::Repaint { mask, .. }, Some(rect)) => {
+                Some(imaging::mask::crop(mask, rect).map_err(defect)?)
+            }
+            (Task::Repaint { mask, .. }, None) => Some(Mask::clone(mask)),
+            _ => None,
+        };
+        Ok(Some(Self { picture, mask, task }))
+    }
+
+    /// Whether the start latent is noise alone: a repaint of full strength, as in diffusers.
+    fn starts_from_noise(&self, plan: &Plan) -> bool {
+        matches!(self.task, Task::Repaint { .. }) && plan.strength == 1.0
+    }
+}
+
+/// One request being carried out.
+struct Run<'a> {
+    model: &'a Model,
+    request: &'a GenerationRequest,
+    plan: Plan,
+    progress: &'a mut dyn Progress,
+    notes: Vec<String>,
+}
+
+/// Where sampling starts.
+struct Start {
+    x: Tensor,
+    known: Option<KnownLatent>,
+}
+
+impl Run<'_> {
+    /// The input as it is, where no step would change it.
+    fn nothing_to_do(&mut self, task: &Task) -> Option<Picture> {
+        let init = task.init()?;
+        let note = match task {
+            Task::Repaint { mask, .. } if imaging::bounding_box(mask).is_none() => "the mask is empty",
+            _ if self.plan.path.steps() == 0 => "the strength is less than one step",
+            _ => return None,
+        };
+        self.notes.push(format!("{note}: the input came back unchanged"));
+        Some(imaging::resize(init, self.plan.frame.output))
+    }
+
+    fn draw(&mut self, input: Option<&Input>, prompts: &prompt::Embedded) -> Result<Picture, GenerateError> {
+        let mut noise = Noise::new(self.request.seed);
+        let start = match input {
+            Some(input) => self.start_from(input, &mut noise)?,
+            None => self.start_from_noise(&mut noise)?,
+        };
+        enter(self.progress, Stage::Sample)?;
+        let draws_so_far = noise.clone();
+        let mut latents = self.sample(&self.model.networks, &start, prompts, noise)?;
+        if !pixels::is_finite(&latents).map_err(internal)? {
+            let networks = self.again_in_f32("the steps")?;
+            latents = self.sample(&networks, &start, prompts, draws_so_far)?;
+        }
+        enter(self.progress, Stage::Decode)?;
+        let mut decoded = self.model.networks.vae.decode(&latents).map_err(internal)?;
+        if !pixels::is_finite(&decoded).map_err(internal)? {
+            decoded = self.again_in_f32("the decoding")?.vae.decode(&latents).map_err(internal)?;
+        }
+        if !pixels::is_finite(&decoded).map_err(internal)? {
+            return Err(GenerateError::new(
+                ErrorKind::Internal,
+                "the decoder gave values that are no numbers",
+            ));
+        }
+        let picture = pixels::to_picture(&decoded).map_err(internal)?;
+        self.finish_pixels(picture)
+    }
+
+    fn start_from_noise(&self, noise: &mut Noise) -> Result<Start, GenerateError> {
+        let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
+        let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
+        Ok(Start { x, known: None })
+    }
+
+    fn start_from(&mut self, input: &Input, noise: &mut Noise) -> Result<Start, GenerateError> {
+        enter(self.progress, Stage::Encode)?;
+        self.encode(input, noise).map_err(internal)
+    }
+
+    fn encode(&self, input: &Input, noise: &mut Noise) -> candle_core::Result<Start> {
+        let vae = &self.model.networks.vae;
+        let clean = encode_picture(vae, &input.picture, noise)?;
+        let drawn = noise.draw(&self.latent_shape())?;
+        let level = self.plan.path.level(0);
+        let x = match input.starts_from_noise(&self.plan) {
+            true => (&drawn * self.plan.initial_deviation)?,
+            false => ((&clean * level.signal)? + (&drawn * level.noise)?)?,
+        };
+        let known = match &input.mask {
+            Some(mask) => {
+                if vae.has_posterior() {
+                    noise.draw(&self.latent_shape())?;
+                }
+                Some(KnownLatent::new(mask, clean, drawn)?)
+            }
+            None => None,
+        };
+        Ok(Start { x, known })
+    }
+
+    fn sample(
+        &mut self,
+        networks: &Networks,
+        start: &Start,
+        prompts: &prompt::Embedded,
+        mut noise: Noise,
+    ) -> Result<Tensor, GenerateError> {
+        let guidance = self.guidance();
+        let context = bind_prompts(networks, prompts, guidance.is_some()).map_err(internal)?;
+        let mut denoise =
+            GuidedUnet { unet: &networks.unet, context: &context, schedule: &self.model.schedule, guidance };
+        let shape = self.latent_shape();
+        let mut draw = || noise.draw(&shape);
+        let mut cancelled = false;
+        let (model, path, progress) = (self.model, &self.plan.path, &mut *self.progress);
+        let mut between = |end: StepEnd<'_>, x: Tensor| {
+            let preview = || model.colours()?.draw(end.denoised).ok();
+            let report = StepReport { step: end.index + 1, of: path.steps(), preview: &preview };
+            if progress.step(&report).is_break() {
+                cancelled = true;
+                return Err(candle_core::Error::Msg("cancelled".to_owned()));
+            }
+            match &start.known {
+                Some(known) => known.reimpose(x, end.index, path.steps(), path.level(end.index + 1)),
+                None => Ok(x),
+            }
+        };
+        let sampler = self.plan.sampler;
+        let walked = samplers::sample(sampler, &mut denoise, start.x.clone(), path, &mut draw, &mut between);
+        match walked {
+            _ if cancelled => Err(cancellation()),
+            Some(latents) => latents.map_err(internal),
+            None => Err(crate::plan::unavailable(sampler)),
+        }
+    }
+
+    fn guidance(&self) -> Option<Guidance> {
+        let scale = self.request.guidance_scale;
+        scale.guides().then(|| Guidance {
+            scale: f64::from(scale.get()),
+            rescale: f64::from(self.request.guidance_rescale),
+        })
+    }
+
+    fn latent_shape(&self) -> [usize; 4] {
+        let factor = self.model.limits.factor;
+        let work = self.plan.frame.work;
+        let channels = self.model.networks.vae.latent_channels();
+        [1, channels, (work.height() / factor) as usize, (work.width() / factor) as usize]
+    }
+
+    /// The networks for a stage whose values left the range of the precision.
+    fn again_in_f32(&mut self, stage: &str) -> Result<Networks, GenerateError> {
+        if self.model.options.precision == Precision::F32 {
+            let message = format!("{stage} gave values that are no numbers");
+            return Err(GenerateError::new(ErrorKind::Internal, message));
+        }
+        self.notes.push(format!("{stage} overflowed and ran again in f32"));
+        self.model.networks_in_f32().map_err(|error| {
+            GenerateError::caused_by(ErrorKind::Internal, "cannot bind the weights in f32", error)
+        })
+    }
+
+    /// The decoded picture at its place, at the size asked for, with what was not to be touched put back.
+    fn finish_pixels(&self, decoded: Picture) -> Result<Picture, GenerateError> {
+        let frame = &self.plan.frame;
+        match &self.request.task {
+            Task::Repaint { init, mask, untouched, .. } if self.request.canvas != Canvas::Exact(None) => {
+                let placed = match frame.region {
+                    Some(rect) => {
+                        let shown = pentimento_request::Size::new(rect.width, rect.height).map_err(defect)?;
+                        let mut whole = opaque(init);
+                        imaging::paste(&mut whole, &imaging::resize(&decoded, shown), rect.x, rect.y);
+                        whole
+                    }
+                    None => imaging::resize(&decoded, init.size()),
+                };
+                let finished = match untouched {
+                    Untouched::Restored => imaging::composite(init, &placed, mask).map_err(defect)?,
+                    Untouched::AsDecoded => placed,
+                };
+                Ok(imaging::resize(&finished, frame.output))
+            }
+            Task::Repaint { init, mask, untouched: Untouched::Restored, .. } if init.size() == frame.work => {
+                imaging::composite(init, &decoded, mask).map_err(defect)
+            }
+            Task::ImageToImage { init, .. } if matches!(self.request.canvas, Canvas::Native(_)) => {
+                let resized = imaging::resize(&decoded, frame.output);
+                Ok(with_alpha_of(init, resized))
+            }
+            _ => Ok(imaging::resize(&decoded, frame.output)),
+        }
+    }
+
+    fn finished(self, picture: Picture, prompts: Vec<PromptReport>) -> GeneratedImage {
+        let Self { model, request, plan, notes, .. } = self;
+        let receipt = Receipt {
+            engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
+            model: model.options.name.clone(),
+            model_hash: model.hash().to_owned(),
+            task: match request.task {
+                Task::TextToImage => "text-to-image",
+                Task::ImageToImage { .. } => "image-to-image",
+                Task::Repaint { .. } => "repaint",
+            },
+            seed: request.seed,
+            sampler: plan.sampler,
+            schedule: plan.schedule,
+            steps: request.steps.get(),
+            steps_run: plan.path.steps(),
+            sigmas: plan.path.sigmas(),
+            guidance_scale: request.guidance_scale.get(),
+            guidance_rescale: request.guidance_rescale,
+            strength: plan.strength,
+            worked_at: plan.frame.work,
+            region: plan.frame.region.map(|rect| [rect.x, rect.y, rect.width, rect.height]),
+            size: picture.size(),
+            precision: model.options.precision.name(),
+            prompts,
+            notes,
+            pixels_hash: hex(&Sha256::digest(picture.pixels())),
+            timings: Vec::new(),
+            peak_memory: None,
+        };
+        GeneratedImage { picture, receipt }
+    }
+}
+
+/// Draws the latents of a picture as the network sees them.
+fn encode_picture(vae: &Vae, picture: &Picture, noise: &mut Noise) -> candle_core::Result<Tensor> {
+    let latents = match vae.encode(&pixels::to_tensor(picture)?)? {
+        Encoded::Posterior { mean, log_variance } => {
+            let deviation = (log_variance * 0.5)?.exp()?;
+            (&mean + (deviation * noise.draw(mean.dims())?)?)?
+        }
+        Encoded::Latents(latents) => latents,
+    };
+    vae.scale(&latents)
+}
+
+/// Keys and values of the prompts: with guidance both halves as one batch, negative first.
+fn bind_prompts(
+    networks: &Networks,
+    prompts: &prompt::Embedded,
+    guides: bool,
+) -> candle_core::Result<Context> {
+    if guides {
+        networks.unet.context(&Tensor::cat(&[&prompts.negative, &prompts.positive], 0)?)
+    } else {
+        networks.unet.context(&prompts.positive)
+    }
+}
+
+/// The picture without its alpha.
+fn opaque(picture: &Picture) -> Picture {
+    let pixels = picture.pixels().chunks_exact(picture.channels().count());
+    let pixels = pixels.flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    Picture::new(picture.size(), Channels::Rgb, pixels).expect("three bytes for each pixel")
+}
+
+/// An opaque picture with the alpha of another one, if that has any.
+fn with_alpha_of(init: &Picture, picture: Picture) -> Picture {
+    if init.channels() == Channels::Rgb {
+        return picture;
+    }
+    let alpha = imaging::resize(init, picture.size());
+    let colours = picture.pixels().chunks_exact(3);
+    let alphas = alpha.pixels().chunks_exact(4).map(|pixel| pixel[3]);
+    let pixels =
+        colours.zip(alphas).flat_map(|(colour, alpha)| [colour[0], colour[1], colour[2], alpha]).collect();
+    Picture::new(picture.size(), Channels::Rgba, pixels).expect("four bytes for each pixel")
+}
+
+fn enter(progress: &mut dyn Progress, stage: Stage) -> Result<(), GenerateError> {
+    match progress.stage(stage) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(cancellation()),
+    }
+}
+
+fn cancellation() -> GenerateError {
+    GenerateError::new(ErrorKind::Cancelled, "the caller broke off")
+}
+
+/// An error of tensor arithmetic: a mistake of ours, whatever was asked.
+pub(crate) fn internal(error: candle_core::Error) -> GenerateError {
+    GenerateError::caused_by(ErrorKind::Internal, "tensor arithmetic failed", error)
+}
+
+/// A value of ours that broke its own rule.
+fn defect(error: pentimento_request::InvalidValue) -> GenerateError {
+    GenerateError::caused_by(ErrorKind::Internal, "a size or mask did not fit", error)
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}

@@ -1,0 +1,281 @@
+//! Noise levels: the training schedule's alphas, and how a sampler's steps are spaced over them.
+//!
+//! Units: timesteps count from 0 (least noise) to `num_train_timesteps - 1`; sigma is the noise's standard deviation relative to
+//! the signal. Scalars are f64, but the alphas are rounded to f32 where the references do.
+//! Source: Ho et al. 2020 (alphas); Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed"
+//! (zero terminal SNR: Algorithm 1; spacings: table 2); k-diffusion's `DiscreteSchedule` (timesteps between the discrete ones).
+
+use crate::{
+    config::{SchedulerConfig, unsupported},
+    error::LoadError,
+};
+use pentimento_request::Schedule;
+
+/// How much signal and how much noise a latent holds: `x = signal·x₀ + noise·ε`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NoiseLevel {
+    /// Factor of the clean latent.
+    pub(crate) signal: f64,
+    /// Factor of the unit noise.
+    pub(crate) noise: f64,
+}
+
+impl NoiseLevel {
+    /// Clean latents.
+    pub(crate) const CLEAN: Self = Self { signal: 1.0, noise: 0.0 };
+
+    /// The level of a variance-exploding latent: full signal, `sigma` noise.
+    pub(crate) fn exploding(sigma: f64) -> Self {
+        Self { signal: 1.0, noise: sigma }
+    }
+
+    /// The level of a variance-preserving latent.
+    pub(crate) fn preserving(alpha_cumprod: f64) -> Self {
+        Self { signal: alpha_cumprod.sqrt(), noise: (1.0 - alpha_cumprod).sqrt() }
+    }
+
+    /// Noise relative to the signal; infinite where there is no signal.
+    pub(crate) fn sigma(self) -> f64 {
+        self.noise / self.signal
+    }
+}
+
+/// What a network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prediction {
+    /// The noise.
+    Epsilon,
+    /// `v = √ᾱ·ε − √(1−ᾱ)·x₀` (Salimans & Ho 2022).
+    V,
+}
+
+impl Prediction {
+    /// The name in scheduler configurations.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::V => "v_prediction",
+        }
+    }
+}
+
+/// The noise levels that a model was trained on.
+pub(crate) struct NoiseSchedule {
+    /// Cumulative products of the alphas per timestep, f32 values; the last is 0 with zero terminal SNR.
+    alphas_cumprod: Vec<f64>,
+    /// Logarithms of the sigmas per timestep, finite everywhere.
+    log_sigmas: Vec<f64>,
+    final_alpha_cumprod: f64,
+    steps_offset: usize,
+    /// How steps are spaced unless the request says otherwise.
+    pub(crate) spacing: Schedule,
+    /// What the network predicts.
+    pub(crate) prediction: Prediction,
+}
+
+impl NoiseSchedule {
+    /// Computes the levels of a scheduler configuration.
+    pub(crate) fn new(config: &SchedulerConfig, label: &str) -> Result<Self, LoadError> {
+        let prediction = match config.prediction_type.as_str() {
+            "epsilon" => Prediction::Epsilon,
+            "v_prediction" => Prediction::V,
+            other => return Err(unsupported(label, "prediction_type", other)),
+        };
+        let spacing = spacing(config, label)?;
+        refuse_unimplemented(config, prediction, label)?;
+        let mut betas = betas(config, label)?;
+        if config.rescale_betas_zero_snr {
+            betas = rescale_to_zero_snr(&betas);
+        }
+        let alphas_cumprod = cumulative_alphas(&betas);
+        // diffusers' DDIM ends on the first alpha unless told to end on 1; its default is to be told so.
+        let final_alpha_cumprod =
+            if config.set_alpha_to_one.unwrap_or(true) { 1.0 } else { alphas_cumprod[0] };
+        let log_sigmas = alphas_cumprod.iter().map(|alpha| finite_sigma(*alpha).ln()).collect();
+        Ok(Self {
+            alphas_cumprod,
+            log_sigmas,
+            final_alpha_cumprod,
+            steps_offset: config.steps_offset,
+            spacing,
+            prediction,
+        })
+    }
+
+    /// Whether the last timestep holds no signal at all.
+    pub(crate) fn has_zero_terminal_snr(&self) -> bool {
+        self.alphas_cumprod.last() == Some(&0.0)
+    }
+
+    fn count(&self) -> usize {
+        self.alphas_cumprod.len()
+    }
+
+    /// `steps` whole timesteps from noisy to clean, as diffusers spaces them for DDIM.
+    pub(crate) fn timesteps(&self, spacing: Schedule, steps: usize) -> Vec<usize> {
+        let last = self.count() - 1;
+        let timesteps: Vec<usize> = match spacing {
+            Schedule::Linspace => (self.fractional_timesteps(steps).into_iter())
+                .map(|timestep| timestep.round_ties_even() as usize)
+                .collect(),
+            Schedule::Leading => {
+                let stride = self.count() / steps;
+                (0..steps).rev().map(|index| index * stride + self.steps_offset).collect()
+            }
+            Schedule::Trailing => {
+                let stride = self.count() as f64 / steps as f64;
+                (0..steps)
+                    .map(|index| (self.count() as f64 - index as f64 * stride).round_ties_even() as usize)
+                    .map(|timestep| timestep.saturating_sub(1))
+                    .collect()
+            }
+        };
+        // An offset may point past the end when every timestep is a step.
+        timesteps.into_iter().map(|timestep| timestep.min(last)).collect()
+    }
+
+    /// Evenly spaced timesteps from the last to 0, not rounded; a single one is the last.
+    fn fractional_timesteps(&self, steps: usize) -> Vec<f64> {
+        let last = (self.count() - 1) as f64;
+        let gaps = steps.saturating_sub(1).max(1) as f64;
+        (0..steps).map(|index| last - last * index as f64 / gaps).collect()
+    }
+
+    /// The sigmas of `steps` steps and a zero behind them, for the samplers of k-diffusion.
+    pub(crate) fn sigmas(&self, spacing: Schedule, steps: usize) -> Vec<f64> {
+        let timesteps: Vec<f64> = match spacing {
+            Schedule::Linspace => self.fractional_timesteps(steps),
+            Schedule::Leading | Schedule::Trailing => {
+                self.timesteps(spacing, steps).into_iter().map(|timestep| timestep as f64).collect()
+            }
+        };
+        timesteps.into_iter().map(|timestep| self.sigma_at(timestep)).chain([0.0]).collect()
+    }
+
+    /// The sigma of a timestep, between two of them log-linear.
+    fn sigma_at(&self, timestep: f64) -> f64 {
+        let low = timestep.floor() as usize;
+        let high = (low + 1).min(self.count() - 1);
+        let share = timestep - low as f64;
+        ((1.0 - share) * self.log_sigmas[low] + share * self.log_sigmas[high]).exp()
+    }
+
+    /// The timestep of a noise level, not rounded; the inverse of [`Self::sigma_at`].
+    pub(crate) fn timestep_of(&self, level: NoiseLevel) -> f64 {
+        let log_sigma = level.sigma().ln();
+        let above = self.log_sigmas.partition_point(|known| *known < log_sigma);
+        if above == 0 {
+            return 0.0;
+        }
+        if above == self.count() {
+            return (self.count() - 1) as f64;
+        }
+        let (low, high) = (self.log_sigmas[above - 1], self.log_sigmas[above]);
+        (above - 1) as f64 + (log_sigma - low) / (high - low)
+    }
+
+    /// The level of a whole timestep.
+    pub(crate) fn level(&self, timestep: usize) -> NoiseLevel {
+        NoiseLevel::preserving(self.alphas_cumprod[timestep])
+    }
+
+    /// The level that a DDIM step of `steps` goes to from `timestep`: always a fixed stride below, as in diffusers.
+    pub(crate) fn level_after(&self, timestep: usize, steps: usize) -> NoiseLevel {
+        match timestep.checked_sub(self.count() / steps) {
+            Some(before) => self.level(before),
+            None => NoiseLevel::preserving(self.final_alpha_cumprod),
+        }
+    }
+}
+
+/// The sigma of an alpha; where there is no signal at all, of the 2^-24 that diffusers puts in its place.
+fn finite_sigma(alpha_cumprod: f64) -> f64 {
+    let alpha = if alpha_cumprod == 0.0 { 2f64.powi(-24) } else { alpha_cumprod };
+    ((1.0 - alpha) / alpha).sqrt()
+}
+
+fn spacing(config: &SchedulerConfig, label: &str) -> Result<Schedule, LoadError> {
+    match config.timestep_spacing.as_deref() {
+        Some(name) => name.parse().map_err(|_| unsupported(label, "timestep_spacing", name)),
+        // The defaults of the classes in diffusers.
+        None => Ok(match config.class_name.as_str() {
+            "EulerDiscreteScheduler"
+            | "EulerAncestralDiscreteScheduler"
+            | "DPMSolverMultistepScheduler"
+            | "HeunDiscreteScheduler"
+            | "LMSDiscreteScheduler" => Schedule::Linspace,
+            _ => Schedule::Leading,
+        }),
+    }
+}
+
+fn refuse_unimplemented(
+    config: &SchedulerConfig,
+    prediction: Prediction,
+    label: &str,
+) -> Result<(), LoadError> {
+    if config.thresholding {
+        return Err(unsupported(label, "thresholding", "true"));
+    }
+    if config.clip_sample == Some(true) {
+        return Err(unsupported(label, "clip_sample", "true"));
+    }
+    if config.trained_betas.is_some() {
+        return Err(unsupported(label, "trained_betas", "a list"));
+    }
+    if config.rescale_betas_zero_snr && prediction == Prediction::Epsilon {
+        // Without signal the noise says nothing about the picture.
+        return Err(unsupported(label, "rescale_betas_zero_snr with prediction_type", "epsilon"));
+    }
+    if !(2..=100_000).contains(&config.num_train_timesteps) {
+        return Err(unsupported(label, "num_train_timesteps", &config.num_train_timesteps.to_string()));
+    }
+    let betas = 0.0..1.0;
+    if !betas.contains(&config.beta_start) || !betas.contains(&config.beta_end) {
+        return Err(unsupported(label, "beta_start or beta_end", "outside 0 to 1"));
+    }
+    Ok(())
+}
+
+fn betas(config: &SchedulerConfig, label: &str) -> Result<Vec<f32>, LoadError> {
+    let count = config.num_train_timesteps;
+    match config.beta_schedule.as_str() {
+        "linear" => Ok(linspace(config.beta_start as f32, config.beta_end as f32, count)),
+        "scaled_linear" => {
+            let roots = linspace(config.beta_start.sqrt() as f32, config.beta_end.sqrt() as f32, count);
+            Ok(roots.into_iter().map(|root| root * root).collect())
+        }
+        other => Err(unsupported(label, "beta_schedule", other)),
+    }
+}
+
+/// `torch.linspace` in f32: computed from both ends towards the middle.
+fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
+    let step = (end - start) / (count - 1) as f32;
+    (0..count)
+        .map(|index| match index < count / 2 {
+            true => start + step * index as f32,
+            false => end - step * (count - 1 - index) as f32,
+        })
+        .collect()
+}
+
+/// Cumulative products of `1 - beta`, carried in f64 and rounded to f32, as torch's `cumprod` does.
+fn cumulative_alphas(betas: &[f32]) -> Vec<f64> {
+    let mut product = 1.0;
+    let cumulate = |beta: &f32| {
+        product *= f64::from(1.0 - beta);
+        f64::from(product as f32)
+    };
+    betas.iter().map(cumulate).collect()
+}
+
+/// Shifts and scales the square roots of the cumulative alphas so that the last is 0 and the first stays.
+fn rescale_to_zero_snr(betas: &[f32]) -> Vec<f32> {
+    let roots: Vec<f32> = cumulative_alphas(betas).iter().map(|alpha| (*alpha as f32).sqrt()).collect();
+    let (first, last) = (roots[0], roots[roots.len() - 1]);
+    let rescaled = roots.iter().map(|root| (root - last) * (first / (first - last)));
+    let squares: Vec<f32> = rescaled.map(|root| root * root).collect();
+    let ratios = squares.windows(2).map(|pair| pair[1] / pair[0]);
+    std::iter::once(squares[0]).chain(ratios).map(|alpha| 1.0 - alpha).collect()
+}

@@ -1,0 +1,167 @@
+//! CLIP's byte-pair tokenizer, from the `vocab.json` and `merges.txt` of a model's `tokenizer/` folder.
+//!
+//! The rules are those of transformers' `CLIPTokenizer` (version 5): NFC, white space folded, lower case, then words, single digits
+//! and runs of other signs, each split by byte-level merges with `</w>` at the end.
+//!
+//! A text of any length is cut into chunks of 75 tokens; each is framed by start and end and filled up to 77.
+
+use crate::{
+    config::read_json,
+    error::{LoadError, LoadErrorKind},
+    files::ModelFiles,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use tokenizers::Tokenizer as Bpe;
+
+/// The words, the way transformers' `CLIPTokenizer` finds them.
+const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// A tokenizer for one model.
+pub(crate) struct Tokenizer {
+    bpe: Bpe,
+    start: u32,
+    end: u32,
+    pad: u32,
+    largest_id: u32,
+}
+
+/// `tokenizer_config.json`, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(default)]
+struct TokenizerConfig {
+    bos_token: Value,
+    eos_token: Value,
+    pad_token: Value,
+    unk_token: Value,
+}
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        let end = || Value::from("<|endoftext|>");
+        Self { bos_token: "<|startoftext|>".into(), eos_token: end(), pad_token: end(), unk_token: end() }
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer/`.
+    pub(crate) fn load(files: &dyn ModelFiles) -> Result<Self, LoadError> {
+        let vocabulary: BTreeMap<String, u32> = read_json(files, "tokenizer/vocab.json")?;
+        let merges = read_merges(files)?;
+        let config: TokenizerConfig = match files.read("tokenizer/tokenizer_config.json")? {
+            Some(_) => read_json(files, "tokenizer/tokenizer_config.json")?,
+            None => TokenizerConfig::default(),
+        };
+        let label = files.describe("tokenizer/vocab.json");
+        let id = |token: &Value| {
+            let text = token_text(token);
+            vocabulary.get(text).copied().ok_or_else(|| {
+                LoadError::new(LoadErrorKind::Malformed, format!("{label} lacks the token '{text}'"))
+            })
+        };
+        let (start, end, pad) = (id(&config.bos_token)?, id(&config.eos_token)?, id(&config.pad_token)?);
+        let largest_id = vocabulary.values().copied().max().unwrap_or_default();
+        let specials: Vec<&str> =
+            [&config.bos_token, &config.eos_token, &config.pad_token, &config.unk_token]
+                .map(token_text)
+                .to_vec();
+        let description = describe(&vocabulary, &merges, &specials);
+        let bpe = Bpe::from_bytes(description.to_string()).map_err(|error| {
+            LoadError::caused_by(LoadErrorKind::Malformed, format!("{label} makes no tokenizer"), error)
+        })?;
+        Ok(Self { bpe, start, end, pad, largest_id })
+    }
+
+    /// The largest id that can come out.
+    pub(crate) fn largest_id(&self) -> u32 {
+        self.largest_id
+    }
+
+    /// The ids of a text, without start and end.
+    pub(crate) fn ids(&self, text: &str) -> Result<Vec<u32>, LoadError> {
+        let encoding = self.bpe.encode(text, false).map_err(|error| {
+            LoadError::caused_by(LoadErrorKind::Malformed, "the text cannot be tokenized", error)
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// One chunk as the text encoder takes it: start, ids, end, padding up to `length`.
+    pub(crate) fn framed(&self, ids: &[u32], length: usize) -> Vec<u32> {
+        let mut framed = Vec::with_capacity(length);
+        framed.push(self.start);
+        framed.extend_from_slice(ids);
+        framed.push(self.end);
+        framed.resize(length, self.pad);
+        framed
+    }
+}
+
+/// A token is a string or, in older files, an object with its content.
+fn token_text(token: &Value) -> &str {
+    token.as_str().or_else(|| token.get("content")?.as_str()).unwrap_or("<|endoftext|>")
+}
+
+/// The pairs of `merges.txt`, in order.
+fn read_merges(files: &dyn ModelFiles) -> Result<Vec<[String; 2]>, LoadError> {
+    let label = files.describe("tokenizer/merges.txt");
+    let bytes = files
+        .read("tokenizer/merges.txt")?
+        .ok_or_else(|| LoadError::new(LoadErrorKind::Missing, format!("{label} is missing")))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        LoadError::caused_by(LoadErrorKind::Malformed, format!("{label} is no text"), error)
+    })?;
+    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
+    lines
+        .map(|line| match line.split_once(' ') {
+            Some((left, right)) => Ok([left.to_owned(), right.to_owned()]),
+            None => Err(LoadError::new(LoadErrorKind::Malformed, format!("{label}: '{line}' is no pair"))),
+        })
+        .collect()
+}
+
+/// The tokenizer in the format of the `tokenizers` crate.
+fn describe(vocabulary: &BTreeMap<String, u32>, merges: &[[String; 2]], specials: &[&str]) -> Value {
+    let mut added: BTreeMap<u32, Value> = BTreeMap::new();
+    for special in specials {
+        if let Some(id) = vocabulary.get(*special) {
+            added.insert(*id, added_token(*id, special));
+        }
+    }
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added.into_values().collect::<Vec<_>>(),
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFC"},
+            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+            {"type": "Lowercase"},
+        ]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Removed", "invert": true},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        ]},
+        "post_processor": null,
+        "decoder": null,
+        "model": {
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": specials.last(),
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "vocab": vocabulary,
+            "merges": merges,
+        },
+    })
+}
+
+fn added_token(id: u32, text: &str) -> Value {
+    json!({
+        "id": id, "content": text, "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+    })
+}

@@ -1,0 +1,163 @@
+//! Transformer blocks of the UNet.
+//!
+//! Shapes: tokens `[B, T, C]` with `T = H·W`; the context (text states) is `[B, S, D]`. The keys and values that the
+//! context gives depend on no step, so they are computed once per request: see [`Context`].
+//! Source: Vaswani et al. 2017; Rombach et al. 2022, appendix E.2.1 (GEGLU: Shazeer 2020).
+
+use crate::{
+    error::{LoadError, Result},
+    ops::{self, GroupNorm, LayerNorm, Linear},
+    weights::Scope,
+};
+use candle_core::Tensor;
+
+/// Keys and values of every cross-attention layer for one context, in the order in which the layers were loaded.
+pub(crate) struct Context(pub(crate) Vec<(Tensor, Tensor)>);
+
+/// What the transformers of one level share.
+#[derive(Clone, Copy)]
+pub(crate) struct TransformerStyle {
+    /// Number of heads.
+    pub(crate) heads: usize,
+    /// Transformer blocks behind one another.
+    pub(crate) depth: usize,
+    /// Width of the context's states.
+    pub(crate) context: usize,
+    /// Groups of the norm.
+    pub(crate) groups: usize,
+    /// Whether the projections in and out are stored as linear layers (SD 2.x) or as 1×1 convolutions (SD 1.x).
+    pub(crate) linear_projection: bool,
+}
+
+/// A picture as a sequence of tokens through some transformer blocks, around a shortcut.
+pub(crate) struct SpatialTransformer {
+    norm: GroupNorm,
+    proj_in: Linear,
+    blocks: Vec<Block>,
+    proj_out: Linear,
+}
+
+impl SpatialTransformer {
+    /// `cross_layers` counts the cross-attention layers loaded so far.
+    pub(crate) fn load(
+        scope: &Scope,
+        channels: usize,
+        style: TransformerStyle,
+        cross_layers: &mut usize,
+    ) -> Result<Self, LoadError> {
+        let projection = |name: &str| {
+            let scope = scope.at(name);
+            match style.linear_projection {
+                true => Linear::load(&scope, channels, channels),
+                false => Linear::from_conv1x1(&scope, channels, channels),
+            }
+        };
+        let mut blocks = Vec::with_capacity(style.depth);
+        for index in 0..style.depth {
+            let scope = scope.at("transformer_blocks").at(index);
+            blocks.push(Block::load(&scope, channels, style, cross_layers)?);
+        }
+        Ok(Self {
+            // 1e-6: fixed in diffusers' Transformer2DModel, whatever the UNet's norm_eps.
+            norm: GroupNorm::load(&scope.at("norm"), style.groups, channels, 1e-6)?,
+            proj_in: projection("proj_in")?,
+            blocks,
+            proj_out: projection("proj_out")?,
+        })
+    }
+
+    /// `[B, C, H, W] -> [B, C, H, W]`
+    pub(crate) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let (batch, channels, height, width) = x.dims4()?;
+        // [B, C, H, W] -> [B, H·W, C]
+        let tokens = self.norm.forward(x)?.reshape((batch, channels, height * width))?.transpose(1, 2)?;
+        let mut tokens = self.proj_in.forward(&tokens.contiguous()?)?;
+        for block in &self.blocks {
+            tokens = block.forward(&tokens, context)?;
+        }
+        let tokens = self.proj_out.forward(&tokens)?;
+        // [B, H·W, C] -> [B, C, H, W]
+        x + tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?
+    }
+
+    /// Appends the keys and values of `context` for each block.
+    pub(crate) fn collect(&self, context: &Tensor, into: &mut Vec<(Tensor, Tensor)>) -> Result<()> {
+        for block in &self.blocks {
+            into.push((block.attn2.key.forward(context)?, block.attn2.value.forward(context)?));
+        }
+        Ok(())
+    }
+}
+
+/// Self-attention, cross-attention, and a gated perceptron, each behind a norm and around a shortcut.
+struct Block {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
+    cross_layer: usize,
+}
+
+impl Block {
+    fn load(
+        scope: &Scope,
+        width: usize,
+        style: TransformerStyle,
+        cross_layers: &mut usize,
+    ) -> Result<Self, LoadError> {
+        let cross_layer = *cross_layers;
+        *cross_layers += 1;
+        // 1e-5: PyTorch's default epsilon of LayerNorm, which diffusers keeps here.
+        let norm = |name: &str| LayerNorm::load(&scope.at(name), width, 1e-5);
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: Attention::load(&scope.at("attn1"), width, width, style.heads)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::load(&scope.at("attn2"), width, style.context, style.heads)?,
+            norm3: norm("norm3")?,
+            // GEGLU: twice four times the width, one half gates the other.
+            ff_in: Linear::load(&scope.at("ff.net.0.proj"), width, 8 * width)?,
+            ff_out: Linear::load(&scope.at("ff.net.2"), 4 * width, width)?,
+            cross_layer,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let y = self.norm1.forward(x)?;
+        let (key, value) = (self.attn1.key.forward(&y)?, self.attn1.value.forward(&y)?);
+        let x = (x + self.attn1.forward(&y, &key, &value)?)?;
+        let (key, value) = &context.0[self.cross_layer];
+        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, key, value)?)?;
+        let y = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
+        x + self.ff_out.forward(&y)?
+    }
+}
+
+/// Multi-head attention with its projections.
+struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(scope: &Scope, width: usize, context: usize, heads: usize) -> Result<Self, LoadError> {
+        Ok(Self {
+            query: Linear::without_bias(&scope.at("to_q"), width, width)?,
+            key: Linear::without_bias(&scope.at("to_k"), context, width)?,
+            value: Linear::without_bias(&scope.at("to_v"), context, width)?,
+            out: Linear::load(&scope.at("to_out.0"), width, width)?,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let query = self.query.forward(x)?;
+        self.out.forward(&ops::attention(&query, key, value, self.heads)?)
+    }
+}

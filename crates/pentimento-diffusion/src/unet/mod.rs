@@ -1,0 +1,206 @@
+//! The denoising network (`UNet2DConditionModel`) of the Stable Diffusion 1.x and 2.x classes.
+//!
+//! Shapes: latents `[B, C, h, w]`, context `[B, S, D]`, prediction `[B, C, h, w]`. One timestep for the whole batch.
+//! Every size is read from the configuration.
+//! Source: Rombach et al. 2022; layout of weights as in diffusers.
+
+mod attention;
+mod blocks;
+pub(crate) mod resnet;
+mod time;
+
+pub(crate) use attention::Context;
+
+use crate::{
+    config::{PerLevel, UnetConfig, unsupported},
+    error::{LoadError, LoadErrorKind, Result},
+    ops::{Conv2d, GroupNorm},
+    weights::Scope,
+};
+use attention::TransformerStyle;
+use blocks::{DownLevel, LevelStyle, MiddleLevel, UpLevel};
+use candle_core::Tensor;
+use resnet::ResnetStyle;
+use time::TimeEmbedding;
+
+/// A UNet with its weights bound.
+pub(crate) struct Unet {
+    conv_in: Conv2d,
+    time: TimeEmbedding,
+    down: Vec<DownLevel>,
+    middle: MiddleLevel,
+    up: Vec<UpLevel>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// The sizes of the levels, resolved from the configuration.
+struct Levels {
+    channels: Vec<usize>,
+    layers: Vec<usize>,
+    styles: Vec<TransformerStyle>,
+    resnet: ResnetStyle,
+}
+
+impl Levels {
+    fn resolve(config: &UnetConfig, label: &str) -> Result<Self, LoadError> {
+        let channels = config.block_out_channels.clone();
+        let count = channels.len();
+        let per_level = |name: &str, value: &PerLevel| {
+            value.levels(count).ok_or_else(|| {
+                let message = format!("{label}: {name} has not one entry for each of {count} levels");
+                LoadError::new(LoadErrorKind::Malformed, message)
+            })
+        };
+        let heads = config.num_attention_heads.as_ref().unwrap_or(&config.attention_head_dim);
+        let heads = per_level("attention_head_dim", heads)?;
+        let depths = per_level("transformer_layers_per_block", &config.transformer_layers_per_block)?;
+        let contexts = per_level("cross_attention_dim", &config.cross_attention_dim)?;
+        let layers = per_level("layers_per_block", &config.layers_per_block)?;
+        let groups = config.norm_num_groups.ok_or_else(|| unsupported(label, "norm_num_groups", "null"))?;
+        check_divisible(&channels, &heads, groups, label)?;
+        let styles = (0..count).map(|level| TransformerStyle {
+            heads: heads[level],
+            depth: depths[level],
+            context: contexts[level],
+            groups,
+            linear_projection: config.use_linear_projection,
+        });
+        Ok(Self {
+            styles: styles.collect(),
+            layers,
+            resnet: ResnetStyle {
+                groups,
+                epsilon: config.norm_eps,
+                time: Some(TimeEmbedding::width(channels[0])),
+            },
+            channels,
+        })
+    }
+
+    /// The style of a level of this block type.
+    fn style(&self, level: usize, kind: &str, layers: usize, label: &str) -> Result<LevelStyle, LoadError> {
+        let transformer = match kind {
+            "CrossAttnDownBlock2D" | "CrossAttnUpBlock2D" => Some(self.styles[level]),
+            "DownBlock2D" | "UpBlock2D" => None,
+            other => return Err(unsupported(label, "block type", other)),
+        };
+        Ok(LevelStyle { resnet: self.resnet, transformer, layers })
+    }
+}
+
+fn check_divisible(channels: &[usize], heads: &[usize], groups: usize, label: &str) -> Result<(), LoadError> {
+    let fits = |parts: usize, whole: &usize| parts > 0 && whole.is_multiple_of(parts);
+    let heads_fit = channels.iter().zip(heads).all(|(channels, heads)| fits(*heads, channels));
+    if heads_fit && channels.iter().all(|channels| fits(groups, channels)) {
+        return Ok(());
+    }
+    Err(LoadError::new(
+        LoadErrorKind::Malformed,
+        format!("{label}: block_out_channels cannot be divided into the heads or norm groups given"),
+    ))
+}
+
+impl Unet {
+    /// Binds the weights.
+    pub(crate) fn load(scope: &Scope, config: &UnetConfig, label: &str) -> Result<Self, LoadError> {
+        config.check(label)?;
+        let levels = Levels::resolve(config, label)?;
+        let mut cross_layers = 0;
+        let first = levels.channels[0];
+        let down = load_down(scope, config, &levels, label, &mut cross_layers)?;
+        let last = levels.channels.len() - 1;
+        let middle = MiddleLevel::load(
+            &scope.at("mid_block"),
+            levels.channels[last],
+            levels.resnet,
+            levels.styles[last],
+            &mut cross_layers,
+        )?;
+        let up = load_up(scope, config, &levels, label, &mut cross_layers)?;
+        Ok(Self {
+            conv_in: Conv2d::load(&scope.at("conv_in"), config.in_channels, first, 3)?,
+            time: TimeEmbedding::load(scope, first, config.flip_sin_to_cos, config.freq_shift)?,
+            down,
+            middle,
+            up,
+            norm_out: GroupNorm::load(
+                &scope.at("conv_norm_out"),
+                levels.resnet.groups,
+                first,
+                config.norm_eps,
+            )?,
+            conv_out: Conv2d::load(&scope.at("conv_out"), first, config.out_channels, 3)?,
+        })
+    }
+
+    /// The keys and values of `context` `[B, S, D]` for all layers.
+    pub(crate) fn context(&self, context: &Tensor) -> Result<Context> {
+        // The order of loading: down, middle, up.
+        let mut keys_values = Vec::new();
+        self.down.iter().try_for_each(|level| level.collect(context, &mut keys_values))?;
+        self.middle.collect(context, &mut keys_values)?;
+        self.up.iter().try_for_each(|level| level.collect(context, &mut keys_values))?;
+        Ok(Context(keys_values))
+    }
+
+    /// What the network predicts for `x` `[B, C, h, w]` at `timestep` (0 to 999, fractions allowed).
+    pub(crate) fn forward(&self, x: &Tensor, timestep: f64, context: &Context) -> Result<Tensor> {
+        let time = self.time.forward(timestep)?;
+        let mut x = self.conv_in.forward(x)?;
+        let mut skips = vec![x.clone()];
+        for level in &self.down {
+            x = level.forward(x, &time, context, &mut skips)?;
+        }
+        x = self.middle.forward(&x, &time, context)?;
+        for level in &self.up {
+            x = level.forward(x, &time, context, &mut skips)?;
+        }
+        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+    }
+}
+
+fn load_down(
+    scope: &Scope,
+    config: &UnetConfig,
+    levels: &Levels,
+    label: &str,
+    cross_layers: &mut usize,
+) -> Result<Vec<DownLevel>, LoadError> {
+    let count = levels.channels.len();
+    let mut down = Vec::with_capacity(count);
+    for (level, kind) in config.down_block_types.iter().enumerate() {
+        let inputs = levels.channels[level.saturating_sub(1)];
+        let style = levels.style(level, kind, levels.layers[level], label)?;
+        let downsample = (level + 1 < count).then_some(config.downsample_padding);
+        let scope = scope.at("down_blocks").at(level);
+        down.push(DownLevel::load(&scope, inputs, levels.channels[level], style, downsample, cross_layers)?);
+    }
+    Ok(down)
+}
+
+fn load_up(
+    scope: &Scope,
+    config: &UnetConfig,
+    levels: &Levels,
+    label: &str,
+    cross_layers: &mut usize,
+) -> Result<Vec<UpLevel>, LoadError> {
+    let count = levels.channels.len();
+    let mut up = Vec::with_capacity(count);
+    let mut below = levels.channels[count - 1];
+    for (index, kind) in config.up_block_types.iter().enumerate() {
+        // The way up walks the levels backwards.
+        let level = count - 1 - index;
+        let outputs = levels.channels[level];
+        let layers = levels.layers[level] + 1;
+        // The level's own skips, and last the one that entered it from the level above.
+        let mut skips = vec![outputs; layers];
+        skips[layers - 1] = levels.channels[level.saturating_sub(1)];
+        let style = levels.style(level, kind, layers, label)?;
+        let scope = scope.at("up_blocks").at(index);
+        up.push(UpLevel::load(&scope, below, &skips, outputs, style, level > 0, cross_layers)?);
+        below = outputs;
+    }
+    Ok(up)
+}

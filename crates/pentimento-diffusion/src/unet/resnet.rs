@@ -1,0 +1,91 @@
+//! Residual blocks of the UNet and the autoencoder, and their resampling layers.
+//!
+//! Shapes: `[B, C, H, W]`; the time embedding is `[B, T]`.
+
+use crate::{
+    error::{LoadError, Result},
+    ops::{self, Conv2d, GroupNorm, Linear},
+    weights::Scope,
+};
+use candle_core::Tensor;
+
+/// Norm, SiLU, convolution, twice, with the time embedding added between, around a shortcut.
+pub(crate) struct Resnet {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+/// What all residual blocks of a network share.
+#[derive(Clone, Copy)]
+pub(crate) struct ResnetStyle {
+    /// Groups of the norms.
+    pub(crate) groups: usize,
+    /// Added to the variance.
+    pub(crate) epsilon: f64,
+    /// Width of the time embedding; `None` in an autoencoder.
+    pub(crate) time: Option<usize>,
+}
+
+impl Resnet {
+    pub(crate) fn load(
+        scope: &Scope,
+        inputs: usize,
+        outputs: usize,
+        style: ResnetStyle,
+    ) -> Result<Self, LoadError> {
+        let time = match style.time {
+            Some(width) => Some(Linear::load(&scope.at("time_emb_proj"), width, outputs)?),
+            None => None,
+        };
+        let shortcut = if inputs == outputs {
+            None
+        } else {
+            Some(Conv2d::load(&scope.at("conv_shortcut"), inputs, outputs, 1)?)
+        };
+        Ok(Self {
+            norm1: GroupNorm::load(&scope.at("norm1"), style.groups, inputs, style.epsilon)?,
+            conv1: Conv2d::load(&scope.at("conv1"), inputs, outputs, 3)?,
+            time,
+            norm2: GroupNorm::load(&scope.at("norm2"), style.groups, outputs, style.epsilon)?,
+            conv2: Conv2d::load(&scope.at("conv2"), outputs, outputs, 3)?,
+            shortcut,
+        })
+    }
+
+    /// `time` is the time embedding behind its SiLU.
+    pub(crate) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        let y = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
+        let y = match (&self.time, time) {
+            // [B, T] -> [B, C] -> [B, C, 1, 1]
+            (Some(layer), Some(time)) => {
+                y.broadcast_add(&layer.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?
+            }
+            _ => y,
+        };
+        let y = self.conv2.forward(&self.norm2.forward_silu(&y)?)?;
+        match &self.shortcut {
+            Some(conv) => conv.forward(x)? + y,
+            None => x + y,
+        }
+    }
+}
+
+/// Doubles the height and width (or brings them to a given size), then a convolution.
+pub(crate) struct Upsample(Conv2d);
+
+impl Upsample {
+    pub(crate) fn load(scope: &Scope, channels: usize) -> Result<Self, LoadError> {
+        Ok(Self(Conv2d::load(&scope.at("upsamplers.0.conv"), channels, channels, 3)?))
+    }
+
+    /// `size` is the height and width of the result; `None` doubles.
+    pub(crate) fn forward(&self, x: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
+        let (_, _, height, width) = x.dims4()?;
+        let (height, width) = size.unwrap_or((2 * height, 2 * width));
+        self.0.forward(&ops::upsample_nearest(x, height, width)?)
+    }
+}
