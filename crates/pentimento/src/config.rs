@@ -111,6 +111,15 @@ pub(crate) struct AccessKey {
     pub(crate) id: String,
     /// The secret half.
     pub(crate) secret: Secret,
+    /// Where set, requests have to carry this session token too.
+    pub(crate) session_token: Option<Secret>,
+}
+
+impl AccessKey {
+    /// A pair without a session token.
+    pub(crate) fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
+        Self { id: id.into(), secret: Secret::new(secret), session_token: None }
+    }
 }
 
 /// A text that never shows itself in messages and logs.
@@ -147,6 +156,13 @@ pub(crate) struct ModelConfig {
     pub(crate) guidance_rescale: f32,
 }
 
+impl ModelConfig {
+    /// A model without options.
+    pub(crate) fn named(model: String) -> Self {
+        Self { model, dtype: None, guidance_rescale: 0.0 }
+    }
+}
+
 impl<'de> Deserialize<'de> for ModelConfig {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         input.deserialize_any(ModelVisitor)
@@ -164,7 +180,7 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
     }
 
     fn visit_str<E: de::Error>(self, model: &str) -> Result<ModelConfig, E> {
-        Ok(ModelConfig { model: model.to_owned(), dtype: None, guidance_rescale: 0.0 })
+        Ok(ModelConfig::named(model.to_owned()))
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ModelConfig, A::Error> {
@@ -214,9 +230,9 @@ impl TryFrom<f64> for Seconds {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LimitsConfig {
-    /// Largest request body, in bytes.
-    pub(crate) body_bytes: Option<usize>,
-    /// Largest picture that is drawn or taken in, in pixels.
+    /// Bytes of all request bodies that are held in memory at once.
+    pub(crate) body_memory_bytes: Option<usize>,
+    /// Largest picture that a model works at or that is taken in, in pixels.
     pub(crate) pixels: Option<u64>,
     /// Requests that wait while one is drawn.
     pub(crate) queue: Option<usize>,
@@ -260,7 +276,11 @@ impl Config {
         Ok(config)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    /// One line, with its number in the text where there is one.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let wrong = |error: toml::de::Error| {
             let message = error.message().replace('\n', ", ");
             match error.span() {
@@ -302,7 +322,7 @@ impl Config {
 pub(crate) fn credentials_from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<AuthConfig> {
     let filled = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
     let access_keys = match (filled("PENTIMENTO_ACCESS_KEY_ID"), filled("PENTIMENTO_SECRET_ACCESS_KEY")) {
-        (Some(id), Some(secret)) => vec![AccessKey { id, secret: Secret::new(secret) }],
+        (Some(id), Some(secret)) => vec![AccessKey::new(id, secret)],
         (None, None) => Vec::new(),
         (Some(_), None) => bail!("PENTIMENTO_ACCESS_KEY_ID is set without PENTIMENTO_SECRET_ACCESS_KEY"),
         (None, Some(_)) => bail!("PENTIMENTO_SECRET_ACCESS_KEY is set without PENTIMENTO_ACCESS_KEY_ID"),
@@ -360,15 +380,17 @@ mod tests {
         } = config;
         let LogConfig { format, filter } = log;
         let AuthConfig { access_keys, api_keys } = auth;
-        let LimitsConfig { body_bytes, pixels, queue, deadline_seconds } = limits;
+        let LimitsConfig { body_memory_bytes, pixels, queue, deadline_seconds } = limits;
         let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
             connections;
         let BedrockStrictness { nine_sizes_only, refuse_unknown_keys } = bedrock;
         assert!(listen.is_some() && model.is_some() && data_dir.is_some() && threads.is_some());
         assert!(dtype.is_some() && format.is_some() && filter.is_some() && tls.is_some());
-        assert!(!access_keys.is_empty() && !api_keys.is_empty());
+        assert!(access_keys[0].session_token.is_some() && !api_keys.is_empty());
         assert!(models.values().any(|model| model.dtype.is_some() && model.guidance_rescale > 0.0));
-        assert!(body_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some());
+        assert!(
+            body_memory_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some()
+        );
         assert!(keep_alive_after_seconds.is_some() && keep_alive_every_seconds.is_some());
         assert!(retry_grace_seconds.is_some());
         assert!(nine_sizes_only.is_some() && refuse_unknown_keys.is_some());
@@ -421,7 +443,7 @@ mod tests {
             ("PENTIMENTO_API_KEYS", " one, ,two"),
         ])
         .expect("it is complete");
-        assert_eq!(found.access_keys, [AccessKey { id: "AK".into(), secret: Secret::new("secret") }]);
+        assert_eq!(found.access_keys, [AccessKey::new("AK", "secret")]);
         assert_eq!(found.api_keys, [Secret::new("one"), Secret::new("two")]);
         assert!(with(&[("PENTIMENTO_ACCESS_KEY_ID", "AK")]).is_err());
         assert!(with(&[]).expect("nothing is fine").api_keys.is_empty());
@@ -429,7 +451,7 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show_themselves() {
-        let shown = format!("{:?}", AccessKey { id: "AK".into(), secret: Secret::new("hush") });
+        let shown = format!("{:?}", AccessKey::new("AK", "hush"));
         assert!(!shown.contains("hush"), "{shown}");
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{AccessKey, AuthConfig, Secret, is_loopback};
 use anyhow::{Context, Result, bail};
+use pentimento_protocols::bedrock::{self, Auth, Keyring};
 use std::net::SocketAddr;
 
 /// Who may ask.
@@ -54,21 +55,23 @@ impl Credentials {
         Ok(Self::ForThisRun(random_pair()?))
     }
 
-    /// Pairs that signatures are checked with.
-    pub(crate) fn access_keys(&self) -> &[AccessKey] {
-        match self {
-            Self::Open => &[],
-            Self::Configured { access_keys, .. } => access_keys,
-            Self::ForThisRun(pair) => std::slice::from_ref(pair),
-        }
-    }
-
-    /// Bearer keys that are let in.
-    pub(crate) fn api_keys(&self) -> &[Secret] {
-        match self {
-            Self::Configured { api_keys, .. } => api_keys,
-            Self::Open | Self::ForThisRun(_) => &[],
-        }
+    /// The same in the protocol's terms.
+    pub(crate) fn to_auth(&self) -> Auth {
+        let (access_keys, api_keys) = match self {
+            Self::Open => return Auth::Off,
+            Self::Configured { access_keys, api_keys } => (access_keys.as_slice(), api_keys.as_slice()),
+            Self::ForThisRun(pair) => (std::slice::from_ref(pair), [].as_slice()),
+        };
+        let text = |secret: &Secret| secret.reveal().to_owned();
+        let pair = |key: &AccessKey| bedrock::AccessKey {
+            id: key.id.clone(),
+            secret: text(&key.secret),
+            session_token: key.session_token.as_ref().map(text),
+        };
+        Auth::Required(Keyring {
+            access_keys: access_keys.iter().map(pair).collect(),
+            api_keys: api_keys.iter().map(text).collect(),
+        })
     }
 }
 
@@ -92,7 +95,7 @@ fn check(access_keys: &[AccessKey], api_keys: &[Secret]) -> Result<()> {
 fn random_pair() -> Result<AccessKey> {
     let id = format!("AKIA{}", random_text(16, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")?);
     let secret = random_text(40, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-")?;
-    Ok(AccessKey { id, secret: Secret::new(secret) })
+    Ok(AccessKey::new(id, secret))
 }
 
 /// Random letters of an alphabet whose length divides 256, so that all are equally likely.
@@ -111,8 +114,7 @@ mod tests {
     }
 
     fn keys(secret: &str) -> AuthConfig {
-        let key = AccessKey { id: "AK".into(), secret: Secret::new(secret) };
-        AuthConfig { access_keys: vec![key], api_keys: vec![Secret::new("key")] }
+        AuthConfig { access_keys: vec![AccessKey::new("AK", secret)], api_keys: vec![Secret::new("key")] }
     }
 
     #[test]
@@ -134,7 +136,7 @@ mod tests {
         };
         let (one, other) = (make(), make());
         assert_ne!(one, other);
-        let pair = &one.access_keys()[0];
+        let Credentials::ForThisRun(pair) = one else { panic!("other credentials") };
         assert_eq!((pair.id.len(), pair.secret.reveal().len()), (20, 40));
     }
 
@@ -143,12 +145,14 @@ mod tests {
         let decide = |from_file, from_environment| {
             Credentials::decide(false, address("127.0.0.1:1"), from_file, from_environment)
         };
-        let both = decide(keys("s"), keys("s")).expect("they agree");
-        assert_eq!((both.access_keys().len(), both.api_keys().len()), (2, 2));
+        let Auth::Required(both) = decide(keys("s"), keys("s")).expect("they agree").to_auth() else {
+            panic!("nobody is asked");
+        };
+        assert_eq!((both.access_keys.len(), both.api_keys.len()), (2, 2));
         assert!(decide(keys("s"), keys("other")).is_err());
         assert!(decide(keys(" "), AuthConfig::default()).is_err());
         let open =
             Credentials::decide(true, address("127.0.0.1:1"), keys("s"), keys("s")).expect("asked for");
-        assert!(open.access_keys().is_empty() && open.api_keys().is_empty());
+        assert!(matches!(open.to_auth(), Auth::Off));
     }
 }

@@ -1,0 +1,247 @@
+//! What the options, the configuration file and the environment of `serve` mean together. Options come first, then the
+//! file, then the defaults.
+
+use crate::{
+    catalogue::{DEFAULT, Source, precision},
+    cli::{Dtype, LogFormat, ServeArgs},
+    config::{
+        Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig, ModelConfig, Seconds,
+        TlsConfig, credentials_from_environment,
+    },
+    credentials::Credentials,
+};
+use anyhow::{Context, Result};
+use pentimento_diffusion::Precision;
+use pentimento_server::{KeepAliveTiming, ServerConfig, Tls};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::Path,
+    time::Duration,
+};
+
+/// Where the server listens unless told otherwise.
+const LISTEN: &str = "127.0.0.1:8181";
+
+/// Largest picture unless told otherwise: SDXL's own 1024×1024.
+const PIXELS: u64 = 1_048_576;
+
+/// Time between signs of life, once they are switched on: well under the shortest read timeouts.
+const BEAT: Duration = Duration::from_secs(10);
+
+/// Everything that `serve` was told, resolved.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) server: ServerConfig,
+    pub(super) credentials: Credentials,
+    pub(super) fallback: ConfiguredModel,
+    pub(super) answers_every_id: bool,
+    pub(super) models: Vec<(String, ConfiguredModel)>,
+    pub(super) pixels: u64,
+    pub(super) nine_sizes_only: bool,
+    pub(super) refuse_unknown_keys: bool,
+    pub(super) threads: Option<u16>,
+    pub(super) log_json: bool,
+    pub(super) log_filter: String,
+}
+
+/// A model that answers some id.
+#[derive(Debug)]
+pub(super) struct ConfiguredModel {
+    pub(super) source: Source,
+    pub(super) precision: Precision,
+    pub(super) guidance_rescale: f32,
+}
+
+impl Settings {
+    /// Resolves everything. `variable` reads the environment.
+    ///
+    /// # Errors
+    /// One line that names the option, key or file.
+    pub(super) fn resolve(
+        args: &ServeArgs,
+        config: Config,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let Config {
+            listen,
+            model,
+            data_dir,
+            threads,
+            dtype,
+            log,
+            tls,
+            auth,
+            models,
+            limits,
+            connections,
+            bedrock,
+        } = config;
+        let listen = address(args.listen.as_deref().or(listen.as_deref()).unwrap_or(LISTEN))?;
+        let credentials =
+            Credentials::decide(args.no_auth, listen, auth, credentials_from_environment(&variable)?)?;
+        let data_dir = args.model.data.data_dir.clone().or(data_dir);
+        let dtype = args.model.dtype.or(dtype.map(typed)).unwrap_or(Dtype::Auto);
+        let wanted = args.model.model.clone().or(model);
+        let find = |model: &ModelConfig| configured(model, data_dir.as_deref(), dtype);
+        let pixels = limits.pixels.unwrap_or(PIXELS);
+        Ok(Self {
+            answers_every_id: wanted.is_some(),
+            fallback: find(&ModelConfig::named(wanted.unwrap_or_else(|| DEFAULT.to_owned())))?,
+            models: models
+                .into_iter()
+                .map(|(id, model)| {
+                    let found = find(&model).with_context(|| format!("[models] {id}"))?;
+                    Ok((id, found))
+                })
+                .collect::<Result<_>>()?,
+            server: server(args, listen, tls, limits, connections)?,
+            credentials,
+            pixels,
+            nine_sizes_only: bedrock.nine_sizes_only.unwrap_or(false),
+            refuse_unknown_keys: bedrock.refuse_unknown_keys.unwrap_or(false),
+            threads: args.model.threads.or(threads),
+            log_json: match args.log_format {
+                Some(format) => format == LogFormat::Json,
+                None => log.format == Some(ConfiguredLogFormat::Json),
+            },
+            log_filter: variable("RUST_LOG").or(log.filter).unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+fn configured(model: &ModelConfig, data_dir: Option<&Path>, dtype: Dtype) -> Result<ConfiguredModel> {
+    Ok(ConfiguredModel {
+        source: Source::find(&model.model, data_dir)?,
+        precision: precision(model.dtype.map_or(dtype, typed)),
+        guidance_rescale: model.guidance_rescale,
+    })
+}
+
+fn address(text: &str) -> Result<SocketAddr> {
+    let mut found = text.to_socket_addrs().with_context(|| {
+        format!("'{text}' is no address to listen on: write ADDRESS:PORT, as in {LISTEN}")
+    })?;
+    found.next().with_context(|| format!("'{text}' has no address"))
+}
+
+fn server(
+    args: &ServeArgs,
+    listen: SocketAddr,
+    tls: Option<TlsConfig>,
+    limits: LimitsConfig,
+    connections: ConnectionsConfig,
+) -> Result<ServerConfig> {
+    let LimitsConfig { body_memory_bytes, pixels: _, queue, deadline_seconds } = limits;
+    let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
+        connections;
+    let defaults = ServerConfig::new(listen);
+    let every = keep_alive_every_seconds.and_then(Seconds::unless_zero).unwrap_or(BEAT);
+    let keep_alive = keep_alive_after_seconds.and_then(Seconds::unless_zero);
+    Ok(ServerConfig {
+        tls: certificate(args, tls)?,
+        queue_places: queue.unwrap_or(defaults.queue_places),
+        retry_grace: retry_grace_seconds.map_or(defaults.retry_grace, Seconds::get),
+        deadline: deadline_seconds.map_or(defaults.deadline, Seconds::unless_zero),
+        keep_alive: keep_alive.map(|after| KeepAliveTiming { after, every }),
+        body_memory: body_memory_bytes.unwrap_or(defaults.body_memory),
+        ..defaults
+    })
+}
+
+fn certificate(args: &ServeArgs, configured: Option<TlsConfig>) -> Result<Option<Tls>> {
+    // clap asks for both options or neither.
+    let typed = args.tls_cert.clone().zip(args.tls_key.clone());
+    let files = typed.or(configured.map(|TlsConfig { certificate, key }| (certificate, key)));
+    Ok(files.map(|(certificate, key)| Tls::load(&certificate, &key)).transpose()?)
+}
+
+const fn typed(dtype: ConfiguredDtype) -> Dtype {
+    match dtype {
+        ConfiguredDtype::F32 => Dtype::F32,
+        ConfiguredDtype::Bf16 => Dtype::Bf16,
+        ConfiguredDtype::Auto => Dtype::Auto,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn resolve(options: &str, file: &str) -> Result<Settings> {
+        let typed = ["pentimento", "serve"].into_iter().chain(options.split_whitespace());
+        let command = Cli::try_parse_from(typed).expect("clap takes it").command;
+        let Command::Serve(args) = command else { panic!("another command") };
+        Settings::resolve(&args, Config::parse(file)?, |_| None)
+    }
+
+    #[test]
+    fn nothing_said_means_loopback_and_the_embedded_model() {
+        let settings = resolve("", "").expect("it is right");
+        assert_eq!(settings.server.listen.to_string(), LISTEN);
+        assert_eq!(settings.fallback.source, Source::Embedded);
+        assert!(!settings.answers_every_id && !settings.log_json);
+        assert!(matches!(settings.credentials, Credentials::ForThisRun(_)));
+    }
+
+    #[test]
+    fn options_stand_above_the_file() {
+        let file = "listen = \"127.0.0.1:1\"\ndtype = \"bf16\"\nthreads = 3\n[log]\nformat = \"json\"";
+        let settings = resolve("", file).expect("it is right");
+        assert_eq!((settings.server.listen.port(), settings.threads), (1, Some(3)));
+        assert!(settings.log_json && settings.fallback.precision == Precision::Bf16);
+        let options = "--listen 127.0.0.1:2 --dtype f32 --threads 4 --log-format text";
+        let settings = resolve(options, file).expect("it is right");
+        assert_eq!((settings.server.listen.port(), settings.threads), (2, Some(4)));
+        assert!(!settings.log_json && settings.fallback.precision == Precision::F32);
+    }
+
+    #[test]
+    fn the_example_says_what_the_defaults_are() {
+        let example = include_str!("../../../../examples/pentimento.toml");
+        let (said, silent) = (resolve("", example).expect("right"), resolve("", "").expect("right"));
+        // Credentials are random, so they are left out of the comparison.
+        let shown = |settings: &Settings| {
+            let Settings { server, fallback, answers_every_id, models, pixels, nine_sizes_only, .. } =
+                settings;
+            format!("{server:?} {fallback:?} {answers_every_id} {models:?} {pixels} {nine_sizes_only}")
+        };
+        assert_eq!(shown(&said), shown(&silent));
+        assert_eq!((said.log_json, said.log_filter), (silent.log_json, silent.log_filter));
+    }
+
+    #[test]
+    fn ids_are_mapped_to_models_with_options() {
+        let file = "[models]\na = \"default\"\nb = { model = \"default\", dtype = \"bf16\", guidance_rescale = 0.5 }";
+        let settings = resolve("--model default", file).expect("it is right");
+        assert!(settings.answers_every_id);
+        let (id, model) = &settings.models[1];
+        assert_eq!((id.as_str(), model.precision, model.guidance_rescale), ("b", Precision::Bf16, 0.5));
+    }
+
+    #[test]
+    fn zero_seconds_mean_never() {
+        let file = "[limits]\ndeadline_seconds = 0\n[connections]\nkeep_alive_after_seconds = 2.5";
+        let server = resolve("", file).expect("it is right").server;
+        assert_eq!(server.deadline, None);
+        let expected = KeepAliveTiming { after: Duration::from_millis(2500), every: BEAT };
+        assert_eq!(server.keep_alive, Some(expected));
+    }
+
+    #[test]
+    fn mistakes_name_what_is_wrong() {
+        let cases = [
+            ("--listen nowhere", "", "'nowhere' is no address"),
+            ("--model nosuch", "", "no model 'nosuch'"),
+            ("--no-auth --listen 0.0.0.0:0", "", "--no-auth"),
+            ("--listen 0.0.0.0:0", "", "no credentials"),
+            ("", "[models]\nx = \"./missing\"", "[models] x"),
+            ("--tls-cert no.pem --tls-key no.key", "", "no.pem"),
+        ];
+        for (options, file, expected) in cases {
+            let message = format!("{:#}", resolve(options, file).expect_err(options));
+            assert!(message.contains(expected), "{options}: {message}");
+        }
+    }
+}
