@@ -28,7 +28,8 @@ pub struct ServerConfig {
     pub body_timeout: Duration,
     /// Time for a request's head, and for the TLS handshake. Default 15 s.
     pub header_timeout: Duration,
-    /// Time after which a connection on which nothing happens is closed. Default 75 s.
+    /// Time after which a connection on which nothing happens is closed, also where its peer does not take an answer.
+    /// A running job is no idleness. Default 75 s.
     pub idle_timeout: Duration,
     /// Connections held at once; further ones wait in the system's backlog. Default 512, which leaves room under the
     /// usual limit of 1024 open files.
@@ -85,6 +86,9 @@ impl ServerConfig {
         if self.keep_alive.is_some_and(|timing| timing.every < KeepAliveTiming::SHORTEST) {
             return wrong("keep_alive.every must be at least 10 milliseconds");
         }
+        if self.keep_alive.is_some_and(|timing| timing.every > self.idle_timeout / 2) {
+            return wrong("keep_alive.every must be at most half of idle_timeout");
+        }
         Ok(())
     }
 }
@@ -94,7 +98,7 @@ impl ServerConfig {
 pub struct KeepAliveTiming {
     /// Time after which the head of the answer is sent. Failures before it still have their own status.
     pub after: Duration,
-    /// Time between two beats, at least 10 ms.
+    /// Time between two beats, at least 10 ms and at most half of [`ServerConfig::idle_timeout`].
     pub every: Duration,
 }
 
@@ -112,17 +116,13 @@ mod tests {
         let config = ServerConfig::new(([127, 0, 0, 1], 0).into());
         assert!(config.check().is_ok());
         let second = Duration::from_secs(1);
+        let keeping = |every| Some(KeepAliveTiming { after: second, every });
         let wrong = [
             ("max_connections", ServerConfig { max_connections: 0, ..config.clone() }),
             ("decoders", ServerConfig { decoders: 0, ..config.clone() }),
             ("shutdown_timeout", ServerConfig { shutdown_timeout: second * 56, ..config.clone() }),
-            (
-                "keep_alive.every",
-                ServerConfig {
-                    keep_alive: Some(KeepAliveTiming { after: second, every: Duration::ZERO }),
-                    ..config
-                },
-            ),
+            ("at least 10", ServerConfig { keep_alive: keeping(Duration::ZERO), ..config.clone() }),
+            ("at most half", ServerConfig { keep_alive: keeping(second * 60), ..config }),
         ];
         for (field, config) in wrong {
             let error = config.check().expect_err(field);

@@ -1,10 +1,10 @@
 //! One connection: TLS, both HTTP versions, and a watch over peers that do nothing.
 //!
-//! A connection counts as busy from a request's head until its response's body was handed over. What is not busy for too
-//! long is asked to end, and dropped [`LINGER`] later: a peer that sends no first request, half a head, nothing more, or
-//! that does not read its answer. Bodies have their own time limit (see `intake`), running jobs have the deadline.
+//! A connection on which nothing happens for too long is asked to end, and dropped soon after: its peer sends no first
+//! request, half a head, nothing more, or does not take its answer. Bodies have their own time limit (see `intake`), jobs
+//! have the deadline.
 
-use crate::{respond::ResponseBody, routes, server::App};
+use crate::{config::ServerConfig, respond::ResponseBody, routes, server::App};
 use bytes::Bytes;
 use hyper::{
     Request,
@@ -35,6 +35,9 @@ use tracing::debug;
 
 /// Time for the last bytes of an answer to leave after the connection was asked to end.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// The same where nothing was answered, and only HTTP/2's good-bye is to be sent.
+const SHORT_LINGER: Duration = Duration::from_millis(200);
 
 /// Largest request head, in bytes. Botocore's own limit for the other direction is 128 KiB; a signed request with a
 /// session token has about 4 KiB.
@@ -85,24 +88,28 @@ where
 {
     let activity = Arc::new(Activity::new());
     let service = service_fn(|request: Request<Incoming>| {
-        let (app, busy) = (Arc::clone(&app), Busy::new(&activity));
+        let (app, answering) = (Arc::clone(&app), Answering::new(&activity));
         async move {
             let response = routes::answer(app, request, secure).await;
-            Ok::<_, Infallible>(response.map(|body| Watched { body, _busy: busy }))
+            Ok::<_, Infallible>(response.map(|body| answering.sending(body)))
         }
     });
-    let builder = builder(app.config.idle_timeout);
+    let ServerConfig { header_timeout, idle_timeout, .. } = app.config;
+    let serving = IdleLimits { first: header_timeout, later: idle_timeout, stalled: idle_timeout };
+    let ending = IdleLimits { first: SHORT_LINGER, later: LINGER, stalled: idle_timeout };
+
+    let builder = builder(idle_timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     select! {
         result = connection.as_mut() => return ended(peer, result),
         () = app.closing() => {}
-        () = activity.idle(app.config.header_timeout, app.config.idle_timeout) => {}
+        () = activity.idle(&serving) => {}
     }
-    activity.touch();
+    activity.change(|_| {});
     connection.as_mut().graceful_shutdown();
     select! {
         result = connection.as_mut() => ended(peer, result),
-        () = activity.idle(LINGER, LINGER) => debug!(%peer, "connection dropped: the peer does nothing"),
+        () = activity.idle(&ending) => debug!(%peer, "connection dropped: the peer does nothing"),
     }
 }
 
@@ -137,71 +144,99 @@ fn builder(idle_timeout: Duration) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Whether a connection is busy, and since when it is not.
+/// What a connection is at, and since when nothing happened on it.
 struct Activity(Mutex<ActivityState>);
 
 struct ActivityState {
-    requests: usize,
-    idle_since: Instant,
+    /// Requests whose answer does not exist yet.
+    answering: usize,
+    /// Answers that hyper has not taken whole.
+    sending: usize,
+    touched: Instant,
     any_request: bool,
+}
+
+/// How long nothing may happen on a connection.
+struct IdleLimits {
+    /// Before its first request.
+    first: Duration,
+    /// After an answer.
+    later: Duration,
+    /// While the peer does not take an answer.
+    stalled: Duration,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self(Mutex::new(ActivityState { requests: 0, idle_since: Instant::now(), any_request: false }))
+        let touched = Instant::now();
+        Self(Mutex::new(ActivityState { answering: 0, sending: 0, touched, any_request: false }))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut ActivityState) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Changes the state, which counts as something that happened.
+    fn change(&self, change: impl FnOnce(&mut ActivityState)) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        state.touched = Instant::now();
     }
 
-    /// Counts idleness from now on.
-    fn touch(&self) {
-        self.with(|state| state.idle_since = Instant::now());
-    }
-
-    /// Returns once the connection was idle for `first` before its first request, or for `later` after one.
-    async fn idle(&self, first: Duration, later: Duration) {
+    /// Returns once nothing happened for too long.
+    async fn idle(&self, limits: &IdleLimits) {
         loop {
-            let now = Instant::now();
-            let look_again = self.with(|state| {
-                let limit = if state.any_request { later } else { first };
-                if state.requests > 0 { now + limit } else { state.idle_since + limit }
-            });
-            if look_again <= now {
+            let (now, too_long) = (Instant::now(), self.too_long(limits));
+            if too_long <= now {
                 return;
             }
-            sleep_until(look_again.into()).await;
+            sleep_until(too_long.into()).await;
+        }
+    }
+
+    /// The earliest time at which it will have been too long, or when to look again while an answer is awaited.
+    fn too_long(&self, limits: &IdleLimits) -> Instant {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *state {
+            ActivityState { answering: 1.., .. } => Instant::now() + limits.first.min(limits.later),
+            ActivityState { sending: 1.., touched, .. } => touched + limits.stalled,
+            ActivityState { any_request: true, touched, .. } => touched + limits.later,
+            ActivityState { touched, .. } => touched + limits.first,
         }
     }
 }
 
 /// A request that is being answered.
-struct Busy(Arc<Activity>);
+struct Answering(Arc<Activity>);
 
-impl Busy {
+impl Answering {
     fn new(activity: &Arc<Activity>) -> Self {
-        activity.with(|state| {
-            state.requests += 1;
+        activity.change(|state| {
+            state.answering += 1;
             state.any_request = true;
         });
         Self(Arc::clone(activity))
     }
-}
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.with(|state| {
-            state.requests -= 1;
-            state.idle_since = Instant::now();
-        });
+    /// The answer exists: from now on it is being sent.
+    fn sending(self, body: ResponseBody) -> Watched {
+        self.0.change(|state| state.sending += 1);
+        Watched { body, activity: Arc::clone(&self.0) }
     }
 }
 
-/// A response's body that keeps its connection busy.
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.change(|state| state.answering -= 1);
+    }
+}
+
+/// An answer's body that tells when it is taken.
 struct Watched {
     body: ResponseBody,
-    _busy: Busy,
+    activity: Arc<Activity>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.activity.change(|state| state.sending -= 1);
+    }
 }
 
 impl Body for Watched {
@@ -212,7 +247,11 @@ impl Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            self.activity.change(|_| {});
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -25,7 +25,7 @@ use tracing::{debug, error};
 /// The unit in which memory is counted: a permit is so many bytes.
 const PERMIT: usize = 1024;
 
-/// What is read and thrown away of a body that is too large, so that its sender gets to read why.
+/// What is read and thrown away of a body that is refused, so that its sender gets to read why.
 const MOST_DRAINED: usize = 256 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
@@ -98,7 +98,7 @@ impl Intake {
             Trouble::Broken => Err(Rejection::Broken),
             Trouble::Refused(refusal) => {
                 // A client that asked first is waiting for the answer and sends nothing.
-                if refusal == Refusal::BodyTooLarge && !parts.headers.contains_key(EXPECT) {
+                if refusal != Refusal::BodyTooSlow && !parts.headers.contains_key(EXPECT) {
                     task::spawn(drain(incoming));
                 }
                 Err(Rejection::Reply(protocol.refuse(refusal, context)))

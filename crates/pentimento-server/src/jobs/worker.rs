@@ -19,7 +19,7 @@ use std::{
     time::Instant,
 };
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 /// Takes jobs until the queue is closed and empty.
 pub(super) fn run(shared: &Shared, generator: &dyn Generator) {
@@ -78,7 +78,7 @@ fn note(job: &Job, outcome: &Outcome, started: Instant, metrics: &Metrics) {
         Err(cause) if cause.kind() == ErrorKind::Internal => {
             error!(job = number, took_ms, error = chain(cause), "job failed");
         }
-        _ => info!(job = number, took_ms, outcome = name, "job ended"),
+        _ => debug!(job = number, took_ms, outcome = name, "job ended"),
     }
 }
 
