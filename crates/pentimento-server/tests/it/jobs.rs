@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Answer, ask, connect, draw, get, http2_on, post, send2, socket_drawing},
-    fake::{Fixture, eventually},
+    fake::Fixture,
 };
 use std::{net::SocketAddr, time::Duration};
 use tokio::task::JoinHandle;
@@ -203,8 +203,8 @@ async fn running_and_queued_jobs_meet_their_deadline() {
         let answer = answer.await.expect("no panic");
         assert_eq!((answer.status, answer.headers["x-fake-error"].as_bytes()), (408, &b"Timeout"[..]));
     }
-    fixture.generator.open();
-    eventually("the worker is free", || fixture.generator.counts().cancelled >= 1).await;
+    fixture.generator.cancelled(1).await;
+    assert_eq!(draw(fixture.address, "{}").await.status, 200, "the worker is free again");
 }
 
 #[tokio::test]
