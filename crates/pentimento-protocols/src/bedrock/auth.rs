@@ -87,17 +87,19 @@ pub(super) enum Denial {
 pub(super) fn authenticate(auth: &Auth, request: &HttpRequest, context: &Context) -> Result<Caller, Denial> {
     let Auth::Required(keyring) = auth else { return Ok(Caller::Anyone) };
     let credentials = request.header("authorization").ok_or(Denial::Missing)?.trim();
-    match credentials.split_once(' ') {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => keyring.bearer(key.trim()),
-        _ => keyring.signed(credentials, request, context),
+    let (scheme, key) = credentials.split_once(' ').unwrap_or((credentials, ""));
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return keyring.bearer(key.trim());
     }
+    keyring.signed(credentials, request, context)
 }
 
 impl Keyring {
     fn bearer(&self, given: &str) -> Result<Caller, Denial> {
         // Every key is compared, so that the time tells nothing about their order either.
         let known = self.api_keys.iter().fold(false, |found, key| same_secret(key, given) | found);
-        if !known {
+        // An empty key is nobody's, whatever a configuration may hold.
+        if !known || given.is_empty() {
             return Err(Denial::UnknownApiKey);
         }
         Ok(Caller::ApiKey(fingerprint(given).finalize().into_bytes().into()))

@@ -333,6 +333,36 @@ mod tests {
     }
 
     #[test]
+    fn captured_requests_give_the_canonical_requests_that_were_signed() {
+        let file = include_str!("../../tests/data/sigv4_vectors.json");
+        let vectors: Vec<serde_json::Value> = serde_json::from_str(file).expect("a list of vectors");
+        for vector in vectors {
+            let text = |key: &str| vector[key].as_str().expect("a text");
+            let pairs = vector["headers"].as_array().expect("a list").iter();
+            let pairs: Vec<(String, String)> = pairs
+                .map(|pair| (pair[0].as_str().expect("a name"), pair[1].as_str().expect("a value")))
+                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+                .collect();
+            let borrowed: Vec<(&str, &str)> =
+                pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let request = HttpRequest {
+                body: text("body").to_owned().into(),
+                ..request(text("target_as_sent"), &borrowed)
+            };
+            let authorization = request.header("authorization").expect("it is signed");
+            let authorization = Authorization::parse(authorization).expect("it is whole");
+            let body_hash = payload_hash(&request, false).expect("it is the body's");
+            let canonical = canonical_paths(request.path())
+                .into_iter()
+                .map(|path| canonical_request(&request, &path, &authorization.signed_headers, &body_hash))
+                .find(|canonical| canonical == text("canonical_request").as_bytes());
+            let canonical = canonical.unwrap_or_else(|| panic!("{}", text("name")));
+            let signed_at = signing_time(&request).expect("it has a date");
+            assert_eq!(string_to_sign(signed_at, &authorization, &canonical), text("string_to_sign"));
+        }
+    }
+
+    #[test]
     fn header_values_are_trimmed_collapsed_and_joined() {
         let request = request("/", &[("a", "  x \t y  "), ("b", "1"), ("a", "z"), ("host", "h:1")]);
         assert_eq!(canonical_header(&request, "a"), b"x y,z");
