@@ -1,2 +1,82 @@
 //! The project's own chores.
-fn main() {}
+//!
+//! ```text
+//! cargo xtask check     everything that CI runs: fmt, clippy, documentation, tidy, tests, clients
+//! cargo xtask test      the tests: those of Rust, and the clients' own programs against a running server
+//! cargo xtask tidy      the invariants of ARCHITECTURE.md that no compiler checks
+//! cargo xtask man DIR   manual pages and shell completions, as packages want them
+//! ```
+
+mod clients;
+mod manual;
+mod run;
+mod tidy;
+
+use anyhow::{Result, bail};
+use run::{Step, root};
+use std::{path::Path, process::ExitCode};
+
+const USAGE: &str = "usage: cargo xtask check | test | tidy | man DIR";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match chore(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore(words: &[&str]) -> Result<()> {
+    match words {
+        ["check"] => check(),
+        ["test"] => test(),
+        ["tidy"] => tidy(),
+        ["man", folder] => manual::write(Path::new(folder)),
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// The cheap steps come first, so that a slip is told within seconds.
+fn check() -> Result<()> {
+    Step::cargo("formatting", &["fmt", "--all", "--check"]).run()?;
+    tidy()?;
+    deny()?;
+    Step::cargo(
+        "lints",
+        &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"],
+    )
+    .run()?;
+    Step::cargo("documentation", &["doc", "--workspace", "--no-deps", "--locked", "--quiet"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+    test()
+}
+
+fn test() -> Result<()> {
+    Step::cargo("tests", &["test", "--workspace", "--locked"]).run()?;
+    clients::test()
+}
+
+fn tidy() -> Result<()> {
+    let violations = tidy::violations(&root())?;
+    for violation in &violations {
+        eprintln!("{violation}");
+    }
+    match violations.len() {
+        0 => Ok(()),
+        count => bail!("tidy: {count} violations"),
+    }
+}
+
+/// Licences, advisories and bans, where cargo-deny is installed. It wants the network, which a check must not need.
+fn deny() -> Result<()> {
+    if !run::works("cargo", &["deny", "--version"]) {
+        eprintln!("== licences: skipped, since cargo-deny is not installed");
+        return Ok(());
+    }
+    Step::cargo("licences", &["deny", "--offline", "check", "bans", "licenses", "sources"]).run()
+}
