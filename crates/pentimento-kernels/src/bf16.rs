@@ -11,7 +11,7 @@ pub(crate) fn round_to_bf16(value: f32) -> u16 {
     (if value.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
 }
 
-per_isa!(fn round_slice(values: &[f32], out: &mut [u16]) = round_slice_body);
+per_isa!(pub(crate) fn round_slice(values: &[f32], out: &mut [u16]) = round_slice_body);
 
 #[inline(always)]
 fn round_slice_body<A: Arith>(values: &[f32], out: &mut [u16]) {

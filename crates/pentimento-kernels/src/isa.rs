@@ -133,8 +133,8 @@ impl Arith for Plain {
 /// Compiles a generic `#[inline(always)] fn body::<A: Arith>(…)` once per level, so that the compiler vectorises it
 /// with that level's instructions, and defines `fn name(isa, …)` that calls the right copy.
 macro_rules! per_isa {
-    (fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
-        fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
+    ($vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+        $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512($($arg: $ty),*) $(-> $ret)? {

@@ -185,7 +185,7 @@ pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOption
     let layer = Layer {
         isa,
         kernel: Kernel::new(isa, w.precision()),
-        patches: Patches::new(x, shape, w.kernel(), options, (out_height, out_width)),
+        patches: Patches::new(x, shape, w.kernel(), options, out_width),
         w,
         options,
         pixels,
@@ -197,8 +197,12 @@ pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOption
 /// Columns of a register tile: pixels of one image.
 const TILE_PIXELS: usize = GROUPS * LANES;
 
-/// Register tiles in a task at most: 256 pixels of 256 steps are 256 KiB of patches.
-const TASK_TILES: usize = 4;
+/// Register tiles in a task at most: 128 pixels of 256 steps are 128 KiB of patches.
+const TASK_TILES: usize = 2;
+
+/// Output channels in a task at most: 320 channels of 128 pixels are 160 KiB, which stay in the second-level cache
+/// from one block of steps to the next. The patches are gathered anew for each such block.
+const TASK_CHANNELS: usize = 320;
 
 struct Layer<'a> {
     isa: Isa,
@@ -242,7 +246,7 @@ impl Layer<'_> {
             for step in (0..steps.max(1)).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
                 for (spot, lines) in spots.iter().zip(lines.chunks_exact_mut(GROUPS * STEPS)) {
-                    self.patches.gather(spot, step..step + count, self.w.precision(), lines);
+                    self.patches.gather(self.isa, spot, step..step + count, self.w.precision(), lines);
                 }
                 for channel in channels.clone().step_by(ROWS) {
                     let rows = ROWS.min(channels.end - channel);
@@ -296,12 +300,11 @@ impl Layer<'_> {
 
 /// Register tiles and output channels of a task, so that every thread gets several. Does not influence the results.
 fn task_shape(tiles: usize, c_out: usize, threads: usize) -> (usize, usize) {
-    let wanted = 4 * threads;
-    let task_tiles = tiles.div_ceil(wanted).clamp(2, TASK_TILES);
-    let tile_tasks = tiles.div_ceil(task_tiles).max(1);
-    // Each task gathers its patches anew: below some 100 channels that would be a large part of its work.
-    let channel_tasks = wanted.div_ceil(tile_tasks).min(c_out / 96).max(1);
-    (task_tiles, c_out.div_ceil(channel_tasks).next_multiple_of(ROWS))
+    let tile_tasks = tiles.div_ceil(TASK_TILES).max(1);
+    let most = (c_out / 96).max(1); // Below some 100 channels gathering would be a large part of the work.
+    let wanted = (4 * threads).div_ceil(tile_tasks).min(most);
+    let channel_tasks = wanted.max(c_out.div_ceil(TASK_CHANNELS)).max(1);
+    (TASK_TILES, c_out.div_ceil(channel_tasks).next_multiple_of(ROWS))
 }
 
 per_isa!(fn finish_row(out: &mut [f32], bias: f32, added: f32, residual: Option<&[f32]>) = finish_row_body);

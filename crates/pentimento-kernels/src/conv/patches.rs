@@ -1,12 +1,17 @@
 //! Gathers the patches under output pixels into the right factor of a product: `[group][step][16 pixels]`.
 //!
-//! The inner index `k` is `(channel, kernel row, kernel column)`, as the weights' layout has it.
+//! The inner index `k` is `(channel, kernel row, kernel column)`, as the weights' layout has it. For a block of steps
+//! the part of each channel that the pixels can see is staged first: a small plane with its padding and enlargement
+//! written out. From there each step of a group of pixels is a copy at an offset, without any edge.
+
+use std::ops::Range;
 
 use super::{ConvOptions, Upsample};
-use crate::bf16::round_to_bf16;
+use crate::bf16::round_slice;
 use crate::gemm::STEPS;
+use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::Precision;
-use crate::scratch::{LANES, Line};
+use crate::scratch::{self, LANES, Line, floats_mut, halves_mut};
 
 /// The pixels of one register tile: `width` pixels of an image from `pixel` on, in reading order.
 #[derive(Clone, Copy, Debug)]
@@ -19,24 +24,32 @@ pub(super) struct Spot {
 /// The input of a convolution and how it is walked.
 pub(super) struct Patches<'a> {
     x: &'a [f32],
-    /// `[batch, channels, height, width]` as stored.
+    /// `[batch, channels, height, width]` as stored, or one row of all pixels for a kernel of a single pixel.
     shape: [usize; 4],
     kernel: (usize, usize),
     stride: usize,
     top: usize,
     left: usize,
-    upsample: Upsample,
+    /// Enlargement of the stored picture.
+    factor: usize,
     out_width: usize,
 }
 
-/// A run of lanes whose outputs lie in one row.
-#[derive(Clone, Copy, Default)]
-struct Run {
-    lane: usize,
-    len: usize,
-    /// First output of the run.
-    y: usize,
-    x: usize,
+/// The window of the padded, enlarged input under a spot.
+struct Window {
+    /// First row and column in the enlarged picture, before padding: `row - top` is the picture's row.
+    row: usize,
+    column: usize,
+    rows: usize,
+    columns: usize,
+}
+
+/// Where a group of 16 pixels lies in a staged plane.
+struct Group {
+    /// Offset of each pixel's first tap.
+    at: [u32; LANES],
+    /// Pixels that follow each other: 16, 8 (in each half) or 1.
+    run: usize,
 }
 
 impl<'a> Patches<'a> {
@@ -45,117 +58,179 @@ impl<'a> Patches<'a> {
         shape: [usize; 4],
         kernel: (usize, usize),
         options: &ConvOptions,
-        (_, out_width): (usize, usize),
+        out_width: usize,
     ) -> Self {
-        let (stride, padding, upsample) = (options.stride, options.padding, options.upsample);
-        Patches { x, shape, kernel, stride, top: padding.top, left: padding.left, upsample, out_width }
+        let (stride, padding) = (options.stride, options.padding);
+        let factor = options.upsample.factor();
+        let [batch, channels, height, width] = shape;
+        let is_pointwise = kernel == (1, 1) && stride == 1 && padding == Default::default();
+        let (shape, out_width) = if is_pointwise && options.upsample == Upsample::None {
+            ([batch, channels, 1, height * width], height * width)
+        } else {
+            (shape, out_width)
+        };
+        Patches { x, shape, kernel, stride, top: padding.top, left: padding.left, factor, out_width }
     }
 
     /// Fills `lines`, `[groups][STEPS]`, with the spot's patches for a range of steps.
     pub(super) fn gather(
         &self,
+        isa: Isa,
         spot: &Spot,
-        steps: std::ops::Range<usize>,
+        steps: Range<usize>,
         precision: Precision,
         lines: &mut [Line],
     ) {
-        for (group, lines) in lines.chunks_exact_mut(STEPS).take(spot.width.div_ceil(LANES)).enumerate() {
-            let first = group * LANES;
-            let width = LANES.min(spot.width - first);
-            let mut runs = [Run::default(); LANES];
-            let runs = self.runs(spot.pixel + first, width, &mut runs);
-            for (step, line) in steps.clone().zip(lines) {
-                *line = match precision {
-                    Precision::F32 => Line(self.pixels(spot.image, step, runs).map(f32::to_bits)),
-                    Precision::Bf16 => self.pairs(spot.image, step, runs),
-                };
+        let taps = self.kernel.0 * self.kernel.1;
+        let per_step = if precision == Precision::Bf16 { 2 } else { 1 };
+        let last = (steps.end * per_step).min(self.shape[1] * taps);
+        let channels = steps.start * per_step / taps..last.div_ceil(taps);
+        let window = self.window(spot);
+        let plane = window.rows * window.columns;
+        // One plane more, of zeros, for the missing half of an odd pair.
+        let (staged, slack) = (channels.len() * plane, plane + LANES);
+        scratch::with(staged + slack, |stage| {
+            let stage = floats_mut(stage);
+            self.stage(spot.image, channels.clone(), &window, stage);
+            stage[staged..].fill(0.0);
+            let mut offsets = [0_u32; 2 * STEPS];
+            let offsets = &mut offsets[..steps.len() * per_step];
+            self.offsets(steps.start * per_step, channels.start, &window, staged, offsets);
+            let groups = lines.chunks_exact_mut(STEPS).take(spot.width.div_ceil(LANES)).enumerate();
+            match precision {
+                Precision::F32 => {
+                    for (group, lines) in groups {
+                        copy_group(isa, stage, &self.group(spot, group, &window), offsets, lines);
+                    }
+                }
+                Precision::Bf16 => scratch::with((staged + slack).div_ceil(2), |rounded| {
+                    let rounded = &mut halves_mut(rounded)[..staged + slack];
+                    round_slice(isa, &stage[..staged + slack], rounded);
+                    for (group, lines) in groups {
+                        pair_group(isa, rounded, &self.group(spot, group, &window), offsets, lines);
+                    }
+                }),
+            }
+        });
+    }
+
+    fn window(&self, spot: &Spot) -> Window {
+        let last = spot.pixel + spot.width - 1;
+        let (top, bottom) = (spot.pixel / self.out_width, last / self.out_width);
+        let (left, right) = match top == bottom {
+            true => (spot.pixel % self.out_width, last % self.out_width),
+            false => (0, self.out_width - 1),
+        };
+        Window {
+            row: top * self.stride,
+            column: left * self.stride,
+            rows: (bottom - top) * self.stride + self.kernel.0,
+            columns: (right - left) * self.stride + self.kernel.1,
+        }
+    }
+
+    /// Writes the window of each channel, padding and enlargement included.
+    fn stage(&self, image: usize, channels: Range<usize>, window: &Window, stage: &mut [f32]) {
+        let [_, all_channels, height, width] = self.shape;
+        // Columns of the window before, in and after the enlarged picture.
+        let before = self.left.saturating_sub(window.column).min(window.columns);
+        let first = (window.column + before).saturating_sub(self.left).min(width * self.factor);
+        let inside = (window.columns - before).min(width * self.factor - first);
+        let mut rows = stage.chunks_exact_mut(window.columns);
+        for channel in channels {
+            let plane = &self.x[(image * all_channels + channel) * height * width..][..height * width];
+            for (row, staged) in (window.row..window.row + window.rows).zip(&mut rows) {
+                let row = row.wrapping_sub(self.top);
+                if row >= height * self.factor {
+                    staged.fill(0.0);
+                    continue;
+                }
+                staged[..before].fill(0.0);
+                staged[before + inside..].fill(0.0);
+                let staged = &mut staged[before..before + inside];
+                let row = &plane[row / self.factor * width..][..width];
+                if self.factor == 1 {
+                    staged.copy_from_slice(&row[first..first + inside]);
+                } else {
+                    staged.iter_mut().enumerate().for_each(|(i, out)| *out = row[(first + i) / self.factor]);
+                }
             }
         }
     }
 
-    /// Splits pixels `[first, first + width)` into runs within rows.
-    fn runs<'r>(&self, first: usize, width: usize, runs: &'r mut [Run; LANES]) -> &'r [Run] {
-        let (mut lane, mut count) = (0, 0);
-        while lane < width {
-            let (y, x) = ((first + lane) / self.out_width, (first + lane) % self.out_width);
-            let len = (width - lane).min(self.out_width - x);
-            runs[count] = Run { lane, len, y, x };
-            (lane, count) = (lane + len, count + 1);
+    /// Offset in the stage of each `k` from `first` on, for a pixel at the window's origin. What lies past the last
+    /// `k` is sent to the zeros at `staged`.
+    fn offsets(&self, first: usize, channel: usize, window: &Window, staged: usize, offsets: &mut [u32]) {
+        let taps = self.kernel.0 * self.kernel.1;
+        for (k, offset) in (first..).zip(offsets) {
+            let (y, x) = (k % taps / self.kernel.1, k % taps % self.kernel.1);
+            let at = ((k / taps - channel) * window.rows + y) * window.columns + x;
+            *offset = if k < self.shape[1] * taps { at as u32 } else { staged as u32 };
         }
-        &runs[..count]
     }
 
-    fn pairs(&self, image: usize, step: usize, runs: &[Run]) -> Line {
-        let low = self.pixels(image, 2 * step, runs);
-        let has_high = 2 * step + 1 < self.shape[1] * self.kernel.0 * self.kernel.1;
-        let high = if has_high { self.pixels(image, 2 * step + 1, runs) } else { [0.0; LANES] };
-        let mut line = Line::ZERO;
+    fn group(&self, spot: &Spot, group: usize, window: &Window) -> Group {
+        let mut at = [0_u32; LANES];
+        for (pixel, at) in (spot.pixel + group * LANES..spot.pixel + spot.width).zip(&mut at) {
+            let (y, x) = (pixel / self.out_width * self.stride, pixel % self.out_width * self.stride);
+            *at = ((y - window.row) * window.columns + x - window.column) as u32;
+        }
+        let follow = |lanes: &[u32]| lanes.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        let run = match () {
+            () if follow(&at) => LANES,
+            () if follow(&at[..8]) && follow(&at[8..]) => 8,
+            () => 1,
+        };
+        Group { at, run }
+    }
+}
+
+per_isa!(fn copy_group(stage: &[f32], group: &Group, offsets: &[u32], lines: &mut [Line]) = copy_group_body);
+per_isa!(fn pair_group(stage: &[u16], group: &Group, offsets: &[u32], lines: &mut [Line]) = pair_group_body);
+
+/// One step of f32 for each offset.
+#[inline(always)]
+fn copy_group_body<A: Arith>(stage: &[f32], group: &Group, offsets: &[u32], lines: &mut [Line]) {
+    let load = |offset: u32| load(stage, group, offset).map(f32::to_bits);
+    match group.run {
+        LANES => offsets.iter().zip(lines).for_each(|(offset, line)| {
+            let from: &[f32; LANES] = part(stage, group.at[0] + offset);
+            line.0 = from.map(f32::to_bits);
+        }),
+        _ => offsets.iter().zip(lines).for_each(|(offset, line)| line.0 = load(*offset)),
+    }
+}
+
+/// One step of bf16 for each pair of offsets.
+#[inline(always)]
+fn pair_group_body<A: Arith>(stage: &[u16], group: &Group, offsets: &[u32], lines: &mut [Line]) {
+    for (pair, line) in offsets.chunks_exact(2).zip(lines) {
+        let (low, high) = match group.run {
+            LANES => (*part(stage, group.at[0] + pair[0]), *part(stage, group.at[0] + pair[1])),
+            _ => (load(stage, group, pair[0]), load(stage, group, pair[1])),
+        };
         for lane in 0..LANES {
-            line.0[lane] = u32::from(round_to_bf16(low[lane])) | u32::from(round_to_bf16(high[lane])) << 16;
+            line.0[lane] = u32::from(low[lane]) | u32::from(high[lane]) << 16;
         }
-        line
     }
+}
 
-    /// The input values under the runs' outputs at one `(channel, kernel row, kernel column)`.
-    #[inline]
-    fn pixels(&self, image: usize, k: usize, runs: &[Run]) -> [f32; LANES] {
-        let [_, channels, height, width] = self.shape;
-        let (taps, across) = (self.kernel.0 * self.kernel.1, self.kernel.1);
-        let (channel, tap) = (k / taps, k % taps);
-        let (tap_y, tap_x) = (tap / across, tap % across);
-        let plane = &self.x[(image * channels + channel) * height * width..][..height * width];
-        let mut values = [0.0; LANES];
-        for run in runs {
-            let out = &mut values[run.lane..run.lane + run.len];
-            match self.upsample {
-                Upsample::None => {
-                    let y = (run.y * self.stride + tap_y).wrapping_sub(self.top);
-                    if y < height {
-                        self.row(&plane[y * width..][..width], run.x, tap_x, out);
-                    }
-                }
-                Upsample::Nearest2 => {
-                    let y = (run.y * self.stride + tap_y).wrapping_sub(self.top);
-                    if y < 2 * height {
-                        self.enlarged_row(&plane[y / 2 * width..][..width], run.x, tap_x, out);
-                    }
-                }
-            }
+/// The group's pixels at an offset, in runs of 8 or one by one.
+#[inline(always)]
+fn load<T: Copy + Default>(stage: &[T], group: &Group, offset: u32) -> [T; LANES] {
+    let mut values = [T::default(); LANES];
+    if group.run == 8 {
+        values[..8].copy_from_slice(part::<T, 8>(stage, group.at[0] + offset));
+        values[8..].copy_from_slice(part::<T, 8>(stage, group.at[8] + offset));
+    } else {
+        for (value, at) in values.iter_mut().zip(group.at) {
+            *value = stage[(at + offset) as usize];
         }
-        values
     }
+    values
+}
 
-    /// `out[i] = row[(x + i)·stride + tap - left]`, zero outside; `out` comes zeroed.
-    #[inline]
-    fn row(&self, row: &[f32], x: usize, tap: usize, out: &mut [f32]) {
-        if self.stride == 1 {
-            // Output i reads index x + tap + i - left: cut off what lies before and after the row.
-            let before = self.left.saturating_sub(x + tap).min(out.len());
-            let from = (x + tap + before).saturating_sub(self.left).min(row.len());
-            let len = (out.len() - before).min(row.len() - from);
-            if len == LANES {
-                out.copy_from_slice(&row[from..from + LANES]);
-            } else {
-                out[before..before + len].copy_from_slice(&row[from..from + len]);
-            }
-            return;
-        }
-        for (i, out) in out.iter_mut().enumerate() {
-            let at = ((x + i) * self.stride + tap).wrapping_sub(self.left);
-            if at < row.len() {
-                *out = row[at];
-            }
-        }
-    }
-
-    /// As `row`, with each value of `row` standing for two.
-    #[inline]
-    fn enlarged_row(&self, row: &[f32], x: usize, tap: usize, out: &mut [f32]) {
-        for (i, out) in out.iter_mut().enumerate() {
-            let at = ((x + i) * self.stride + tap).wrapping_sub(self.left);
-            if at < 2 * row.len() {
-                *out = row[at / 2];
-            }
-        }
-    }
+#[inline(always)]
+fn part<T, const N: usize>(stage: &[T], from: u32) -> &[T; N] {
+    stage[from as usize..].first_chunk().expect("the stage ends with a line to spare")
 }

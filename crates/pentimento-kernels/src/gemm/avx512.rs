@@ -38,6 +38,11 @@ macro_rules! define_tile {
             let mut a = tile.a;
             let mut b = tile.b.cast::<f32>();
             let group_stride = tile.b_stride * LANES;
+            for m in 0..M {
+                for g in 0..G {
+                    _mm_prefetch::<_MM_HINT_T0>(tile.c.wrapping_add(m * tile.c_stride + g * LANES).cast());
+                }
+            }
             for _ in 0..tile.steps {
                 let mut columns = [_mm512_setzero_ps(); G];
                 for g in 0..G {
