@@ -58,10 +58,5 @@ impl Error for LoadError {
     }
 }
 
-/// An error of tensor arithmetic while loading: a mistake in the engine.
-pub(crate) fn defect(error: &candle_core::Error) -> LoadError {
-    LoadError::new(LoadErrorKind::Malformed, format!("the engine cannot hold a tensor: {error}"))
-}
-
 /// Results of the engine's inside; most errors there are candle's.
 pub(crate) type Result<T, E = candle_core::Error> = std::result::Result<T, E>;

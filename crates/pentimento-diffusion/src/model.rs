@@ -16,30 +16,12 @@ use crate::{
     vae::Vae,
     weights::{Scope, Weights},
 };
+pub use pentimento_kernels::Precision;
 use pentimento_request::{
     GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Sampler, Size,
 };
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
-
-/// Precision of the products; sums are f32 either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats: the reference.
-    F32,
-    /// Factors rounded to bfloat16.
-    Bf16,
-}
-
-impl Precision {
-    /// The name in options and receipts.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
@@ -345,4 +327,12 @@ fn own_sampler(class: &str) -> Option<Sampler> {
         _ => return None,
     };
     samplers::AVAILABLE.contains(&sampler).then_some(sampler)
+}
+
+/// The name of a precision in options and receipts.
+pub(crate) fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+    }
 }

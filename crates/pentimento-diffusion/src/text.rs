@@ -18,8 +18,6 @@ pub(crate) struct TextEncoder {
     positions: Tensor,
     layers: Vec<Layer>,
     final_norm: LayerNorm,
-    /// `[77, 77]`: minus infinity where a token would look ahead.
-    causal_mask: Tensor,
     length: usize,
 }
 
@@ -47,7 +45,6 @@ impl TextEncoder {
             positions: embeddings.tensor("position_embedding.weight", &[length, hidden])?,
             layers,
             final_norm: LayerNorm::load(&scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?,
-            causal_mask: causal_mask(length).map_err(|error| crate::error::defect(&error))?,
             length,
         })
     }
@@ -74,18 +71,10 @@ impl TextEncoder {
         let ids = Tensor::new(ids, &Device::Cpu)?;
         let mut x = (self.tokens.embedding(&ids)? + &self.positions)?.unsqueeze(0)?;
         for layer in &self.layers {
-            x = layer.forward(&x, &self.causal_mask)?;
+            x = layer.forward(&x)?;
         }
         self.final_norm.forward(&x)
     }
-}
-
-/// Minus infinity above the diagonal.
-fn causal_mask(length: usize) -> Result<Tensor> {
-    let values: Vec<f32> = (0..length * length)
-        .map(|index| if index % length > index / length { f32::NEG_INFINITY } else { 0.0 })
-        .collect();
-    Tensor::from_vec(values, (length, length), &Device::Cpu)
 }
 
 /// One layer: attention and a two-layer perceptron, each behind a norm and around a shortcut.
@@ -120,12 +109,12 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.norm1.forward(x)?;
         let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
-        let mixed = ops::masked_attention(&q, &k, &v, self.heads, Some(mask))?;
-        let x = (x + self.out.forward(&mixed)?)?;
-        let y = self.activation.forward(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        x + self.fc2.forward(&y)?
+        let mixed = ops::causal_attention(&q, &k, &v, self.heads)?;
+        let x = self.out.forward_add(&mixed, x)?;
+        let y = self.fc1.forward_act(&self.norm2.forward(&x)?, self.activation)?;
+        self.fc2.forward_add(&y, &x)
     }
 }

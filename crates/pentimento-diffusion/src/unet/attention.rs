@@ -128,11 +128,11 @@ impl Block {
     fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let y = self.norm1.forward(x)?;
         let (key, value) = (self.attn1.key.forward(&y)?, self.attn1.value.forward(&y)?);
-        let x = (x + self.attn1.forward(&y, &key, &value)?)?;
+        let x = self.attn1.forward_add(&y, &key, &value, x)?;
         let (key, value) = &context.0[self.cross_layer];
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, key, value)?)?;
+        let x = self.attn2.forward_add(&self.norm2.forward(&x)?, key, value, &x)?;
         let y = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        x + self.ff_out.forward(&y)?
+        self.ff_out.forward_add(&y, &x)
     }
 }
 
@@ -156,8 +156,9 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    /// What the tokens `x` find in `key` and `value`, added to `residual`.
+    fn forward_add(&self, x: &Tensor, key: &Tensor, value: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let query = self.query.forward(x)?;
-        self.out.forward(&ops::attention(&query, key, value, self.heads)?)
+        self.out.forward_add(&ops::attention(&query, key, value, self.heads)?, residual)
     }
 }

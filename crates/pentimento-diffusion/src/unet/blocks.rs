@@ -92,7 +92,7 @@ impl DownLevel {
         let downsample = match downsample {
             Some(padding) => {
                 let conv = Conv2d::load(&scope.at("downsamplers.0.conv"), outputs, outputs, 3)?;
-                Some(conv.strided(2, padding))
+                Some(conv.halving(padding))
             }
             None => None,
         };

@@ -58,20 +58,25 @@ impl Resnet {
 
     /// `time` is the time embedding behind its SiLU.
     pub(crate) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let y = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
+        let y = self.norm1.forward_silu(x)?;
         let y = match (&self.time, time) {
-            // [B, T] -> [B, C] -> [B, C, 1, 1]
+            // [B, T] -> [B, C], added to every pixel
             (Some(layer), Some(time)) => {
-                y.broadcast_add(&layer.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?
+                self.conv1.forward_shift(&y, &per_item(&layer.forward(time)?, x)?)?
             }
-            _ => y,
+            _ => self.conv1.forward(&y)?,
         };
-        let y = self.conv2.forward(&self.norm2.forward_silu(&y)?)?;
+        let y = self.norm2.forward_silu(&y)?;
         match &self.shortcut {
-            Some(conv) => conv.forward(x)? + y,
-            None => x + y,
+            Some(shortcut) => self.conv2.forward_add(&y, &shortcut.forward(x)?),
+            None => self.conv2.forward_add(&y, x),
         }
     }
+}
+
+/// One embedding `[1, C]` for each item of `x`'s batch: `[B, C]`.
+fn per_item(embedding: &Tensor, x: &Tensor) -> Result<Tensor> {
+    embedding.broadcast_as((x.dim(0)?, embedding.dim(1)?))?.contiguous()
 }
 
 /// Doubles the height and width (or brings them to a given size), then a convolution.
@@ -85,7 +90,11 @@ impl Upsample {
     /// `size` is the height and width of the result; `None` doubles.
     pub(crate) fn forward(&self, x: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
-        let (height, width) = size.unwrap_or((2 * height, 2 * width));
-        self.0.forward(&ops::upsample_nearest(x, height, width)?)
+        match size {
+            Some(size) if size != (2 * height, 2 * width) => {
+                self.0.forward(&ops::upsample_nearest(x, size.0, size.1)?)
+            }
+            _ => self.0.forward_doubled(x),
+        }
     }
 }

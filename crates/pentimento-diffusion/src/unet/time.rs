@@ -5,7 +5,7 @@
 
 use crate::{
     error::{LoadError, Result},
-    ops::{self, Linear},
+    ops::{Activation, Linear},
     weights::Scope,
 };
 use candle_core::{Device, Tensor};
@@ -45,8 +45,8 @@ impl TimeEmbedding {
     /// `[1, 4·channels]`, already behind the SiLU that every consumer applies first.
     pub(crate) fn forward(&self, timestep: f64) -> Result<Tensor> {
         let sinusoids = Tensor::from_vec(self.sinusoids(timestep as f32), (1, self.channels), &Device::Cpu)?;
-        let hidden = ops::silu(&self.linear1.forward(&sinusoids)?)?;
-        ops::silu(&self.linear2.forward(&hidden)?)
+        let hidden = self.linear1.forward_act(&sinusoids, Activation::Silu)?;
+        self.linear2.forward_act(&hidden, Activation::Silu)
     }
 
     fn sinusoids(&self, timestep: f32) -> Vec<f32> {

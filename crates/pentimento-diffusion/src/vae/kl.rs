@@ -104,7 +104,7 @@ impl Encoder {
             let resnets = load_resnets(&scope, config.layers_per_block, inputs, outputs, style)?;
             let downsample = if level + 1 < channels.len() {
                 let conv = Conv2d::load(&scope.at("downsamplers.0.conv"), outputs, outputs, 3)?;
-                Some(conv.strided(2, 0))
+                Some(conv.halving_bottom_right())
             } else {
                 None
             };
@@ -127,7 +127,7 @@ impl Encoder {
                 x = resnet.forward(&x, None)?;
             }
             if let Some(conv) = downsample {
-                x = conv.forward(&ops::pad_right_bottom(&x)?)?;
+                x = conv.forward(&x)?;
             }
         }
         let x = self.middle.forward(&x)?;

@@ -69,7 +69,7 @@ fn load_encoder(scope: &Scope, config: &VaeConfig, activation: Activation) -> Re
         let scope_here = scope.at(layers.len());
         layers.push(Layer::Conv(match level {
             0 => Conv2d::load(&scope_here, channels, width, 3)?,
-            _ => Conv2d::without_bias(&scope_here, channels, width, 3)?.strided(2, 1),
+            _ => Conv2d::without_bias(&scope_here, channels, width, 3)?.halving(1),
         }));
         channels = width;
         for _ in 0..*blocks {
@@ -133,6 +133,6 @@ impl Block {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.activation.forward(&self.convs[0].forward(x)?)?;
         let y = self.activation.forward(&self.convs[1].forward(&y)?)?;
-        Activation::Relu.forward(&(self.convs[2].forward(&y)? + x)?)
+        Activation::Relu.forward(&self.convs[2].forward_add(&y, x)?)
     }
 }
