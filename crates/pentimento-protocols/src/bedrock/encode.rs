@@ -371,6 +371,7 @@ fn python_literal(text: &str) -> String {
             '\n' => literal.push_str("\\n"),
             '\\' => literal.push_str("\\\\"),
             letter if letter == quote => literal.extend(['\\', letter]),
+            letter if letter.is_ascii_control() => literal.push_str(&format!("\\x{:02x}", letter as u32)),
             letter => literal.push(letter),
         }
     }
@@ -399,6 +400,7 @@ mod tests {
             ("\"a\"", "'\"a\"'"),
             ("'a' \"b\"", "'\\'a\\' \"b\"'"),
             ("a\nb\\", "'a\\nb\\\\'"),
+            ("\u{1b}", "'\\x1b'"),
         ];
         for (text, literal) in table {
             assert_eq!(python_literal(text), literal);
