@@ -39,8 +39,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The same where nothing was answered, and only HTTP/2's good-bye is to be sent.
 const SHORT_LINGER: Duration = Duration::from_millis(200);
 
-/// Largest request head, in bytes. Botocore's own limit for the other direction is 128 KiB; a signed request with a
-/// session token has about 4 KiB.
+/// Largest request head, in bytes. A signed request with a session token and metadata has about 16 KiB at most.
 const MAX_HEAD: u32 = 64 << 10;
 const MAX_HEADERS: usize = 128;
 
