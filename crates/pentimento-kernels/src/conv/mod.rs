@@ -4,6 +4,7 @@
 //! of steps; the whole matrix of patches never exists. Zero padding and nearest upsampling happen in that gathering.
 
 mod patches;
+mod winograd;
 
 use rayon::prelude::*;
 
@@ -18,8 +19,16 @@ use patches::{Patches, Spot};
 pub struct PackedConv {
     shape: [usize; 4],
     precision: Precision,
+    words: Words,
+}
+
+/// The weights, by algorithm.
+#[derive(Clone, Debug)]
+enum Words {
     /// `[c_out][steps]`.
-    words: Vec<u32>,
+    Direct(Vec<u32>),
+    /// `[36][c_out][c_in]`.
+    Winograd(Vec<u32>),
 }
 
 impl PackedConv {
@@ -37,7 +46,26 @@ impl PackedConv {
         let k = c_in * height * width;
         assert!(height > 0 && width > 0, "a convolution's kernel is {height} by {width}");
         assert_eq!(weights.len(), c_out * k, "weights of a convolution {shape:?}");
-        PackedConv { shape, precision, words: pack_rows(weights, c_out, k, precision) }
+        PackedConv { shape, precision, words: Words::Direct(pack_rows(weights, c_out, k, precision)) }
+    }
+
+    /// Packs weights of shape `[c_out, c_in, 3, 3]` for Winograd's algorithm in f32: a quarter of the multiplications
+    /// and about twice the speed, for 4 times the memory and an error of about 3e-6 of the output's standard
+    /// deviation. Such a convolution has stride 1. [`PackedConv::winograd_pays`] tells where it is worth it.
+    ///
+    /// # Panics
+    /// If `weights` does not hold `c_out · c_in · 9` elements.
+    pub fn pack_winograd<'a>(weights: impl Into<WeightsRef<'a>>, c_out: usize, c_in: usize) -> PackedConv {
+        let weights = weights.into();
+        assert_eq!(weights.len(), c_out * c_in * 9, "weights of a convolution [{c_out}, {c_in}, 3, 3]");
+        let words = Words::Winograd(winograd::transform_weights(weights, c_out, c_in));
+        PackedConv { shape: [c_out, c_in, 3, 3], precision: Precision::F32, words }
+    }
+
+    /// Whether [`PackedConv::pack_winograd`] is faster than [`PackedConv::pack`] in f32 for a convolution of stride 1
+    /// with these weights and output pictures of `pixels` pixels.
+    pub fn winograd_pays([c_out, c_in, height, width]: [usize; 4], pixels: usize) -> bool {
+        (height, width) == (3, 3) && winograd::pays(c_out, c_in, pixels)
     }
 
     /// Output channels.
@@ -62,7 +90,8 @@ impl PackedConv {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
-        self.words.len() * size_of::<u32>()
+        let (Words::Direct(words) | Words::Winograd(words)) = &self.words;
+        words.len() * size_of::<u32>()
     }
 
     /// Inputs of one output.
@@ -163,7 +192,8 @@ pub fn conv2d_output_size(
 /// with [`conv2d_output_size`]. An image's result has the same bytes alone and in a batch.
 ///
 /// # Panics
-/// If a slice does not fit its shape, or as [`conv2d_output_size`].
+/// If a slice does not fit its shape, if `w` is packed for Winograd's algorithm and the stride is not 1, or as
+/// [`conv2d_output_size`].
 pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOptions, out: &mut [f32]) {
     let [batch, c_in, height, width] = shape;
     let (out_height, out_width) = conv2d_output_size(height, width, w, options);
@@ -191,7 +221,13 @@ pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOption
         pixels,
         out: SharedOut::new(out),
     };
-    layer.run(batch);
+    match &w.words {
+        Words::Direct(words) => layer.run(words, batch),
+        Words::Winograd(words) => {
+            assert_eq!(options.stride, 1, "stride of a convolution by Winograd's algorithm");
+            winograd::run(&layer, words, batch, (out_height, out_width));
+        }
+    }
 }
 
 /// Columns of a register tile: pixels of one image.
@@ -215,7 +251,7 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn run(&self, batch: usize) {
+    fn run(&self, words: &[u32], batch: usize) {
         let tiles_per_image = self.pixels.div_ceil(TILE_PIXELS);
         let tiles = batch * tiles_per_image;
         let (task_tiles, task_channels) = task_shape(tiles, self.w.c_out(), rayon::current_num_threads());
@@ -234,13 +270,13 @@ impl Layer<'_> {
                     };
                 }
                 let channel = task % channel_tasks * task_channels;
-                self.block(&spots[..count], channel..(channel + task_channels).min(self.w.c_out()));
+                self.block(words, &spots[..count], channel..(channel + task_channels).min(self.w.c_out()));
             },
         );
     }
 
     /// One task: some register tiles of pixels by a range of output channels.
-    fn block(&self, spots: &[Spot], channels: std::ops::Range<usize>) {
+    fn block(&self, words: &[u32], spots: &[Spot], channels: std::ops::Range<usize>) {
         let steps = self.w.precision().steps(self.w.k());
         scratch::with(spots.len() * GROUPS * STEPS * LANES, |lines| {
             for step in (0..steps.max(1)).step_by(STEPS) {
@@ -250,10 +286,11 @@ impl Layer<'_> {
                 }
                 for channel in channels.clone().step_by(ROWS) {
                     let rows = ROWS.min(channels.end - channel);
+                    let a = words[channel * steps + step..].as_ptr();
                     for (spot, lines) in spots.iter().zip(lines.chunks_exact(GROUPS * STEPS)) {
-                        self.tile(spot, channel, rows, lines, step, count);
+                        self.tile(spot, channel, rows, lines, a, step, count);
                         if step + count == steps {
-                            self.finish(spot, channel..channel + rows);
+                            self.finish_tile(spot, channel..channel + rows);
                         }
                     }
                 }
@@ -261,12 +298,20 @@ impl Layer<'_> {
         });
     }
 
-    fn tile(&self, spot: &Spot, channel: usize, rows: usize, lines: &[Line], step: usize, count: usize) {
-        let steps = self.w.precision().steps(self.w.k());
+    fn tile(
+        &self,
+        spot: &Spot,
+        channel: usize,
+        rows: usize,
+        lines: &[Line],
+        a: *const u32,
+        step: usize,
+        count: usize,
+    ) {
         let tile = Tile {
             steps: count,
-            a: self.w.words.as_ptr().wrapping_add(channel * steps + step),
-            a_stride: steps,
+            a,
+            a_stride: self.w.precision().steps(self.w.k()),
             b: lines.as_ptr(),
             b_stride: STEPS,
             c: self.out.at(self.at(spot, channel)),
@@ -284,17 +329,22 @@ impl Layer<'_> {
     }
 
     /// Bias and additions on a finished tile, while it is in the first-level cache.
-    fn finish(&self, spot: &Spot, channels: std::ops::Range<usize>) {
-        let options = self.options;
+    fn finish_tile(&self, spot: &Spot, channels: std::ops::Range<usize>) {
         for channel in channels {
             let from = self.at(spot, channel);
             // SAFETY: this task alone works on these pixels of this channel.
             let out = unsafe { self.out.slice(from, spot.width) };
-            let bias = options.bias.map_or(0.0, |bias| bias[channel]);
-            let added = options.channel_add.map_or(0.0, |added| added[spot.image * self.w.c_out() + channel]);
-            let residual = options.residual.map(|residual| &residual[from..from + spot.width]);
-            finish_row(self.isa, out, bias, added, residual);
+            self.finish(spot.image, channel, from, out);
         }
+    }
+
+    /// Bias and additions on some pixels of a channel, from index `from` of the output on.
+    fn finish(&self, image: usize, channel: usize, from: usize, out: &mut [f32]) {
+        let options = self.options;
+        let bias = options.bias.map_or(0.0, |bias| bias[channel]);
+        let added = options.channel_add.map_or(0.0, |added| added[image * self.w.c_out() + channel]);
+        let residual = options.residual.map(|residual| &residual[from..from + out.len()]);
+        finish_row(self.isa, out, bias, added, residual);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::bf16::round_slice;
 use crate::gemm::STEPS;
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::Precision;
-use crate::scratch::{self, LANES, Line, floats_mut, halves_mut};
+use crate::scratch::{self, LANES, Line, floats_mut, halves_mut, prefetch};
 
 /// The pixels of one register tile: `width` pixels of an image from `pixel` on, in reading order.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +36,12 @@ pub(super) struct Patches<'a> {
 }
 
 /// The window of the padded, enlarged input under a spot.
-struct Window {
-    /// First row and column in the enlarged picture, before padding: `row - top` is the picture's row.
-    row: usize,
-    column: usize,
-    rows: usize,
-    columns: usize,
+pub(super) struct Window {
+    /// First row and column in the padded picture: `row - top` is the enlarged picture's row.
+    pub(super) row: usize,
+    pub(super) column: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 /// Where a group of 16 pixels lies in a staged plane.
@@ -130,7 +130,7 @@ impl<'a> Patches<'a> {
     }
 
     /// Writes the window of each channel, padding and enlargement included.
-    fn stage(&self, image: usize, channels: Range<usize>, window: &Window, stage: &mut [f32]) {
+    pub(super) fn stage(&self, image: usize, channels: Range<usize>, window: &Window, stage: &mut [f32]) {
         let [_, all_channels, height, width] = self.shape;
         // Columns of the window before, in and after the enlarged picture.
         let before = self.left.saturating_sub(window.column).min(window.columns);
@@ -154,6 +154,19 @@ impl<'a> Patches<'a> {
                 } else {
                     staged.iter_mut().enumerate().for_each(|(i, out)| *out = row[(first + i) / self.factor]);
                 }
+            }
+        }
+    }
+
+    /// Asks for the window of a channel that will be staged soon: its rows are far apart in memory.
+    pub(super) fn prefetch(&self, image: usize, channel: usize, window: &Window) {
+        let [_, channels, height, width] = self.shape;
+        let plane = (image * channels + channel) * height * width;
+        for row in window.row..window.row + window.rows {
+            let row = plane + row.saturating_sub(self.top) / self.factor * width;
+            let first = row + window.column.saturating_sub(self.left) / self.factor;
+            for at in (first..first + window.columns / self.factor + LANES).step_by(LANES) {
+                prefetch(self.x.as_ptr().wrapping_add(at));
             }
         }
     }
@@ -191,13 +204,15 @@ per_isa!(fn pair_group(stage: &[u16], group: &Group, offsets: &[u32], lines: &mu
 /// One step of f32 for each offset.
 #[inline(always)]
 fn copy_group_body<A: Arith>(stage: &[f32], group: &Group, offsets: &[u32], lines: &mut [Line]) {
-    let load = |offset: u32| load(stage, group, offset).map(f32::to_bits);
-    match group.run {
-        LANES => offsets.iter().zip(lines).for_each(|(offset, line)| {
-            let from: &[f32; LANES] = part(stage, group.at[0] + offset);
-            line.0 = from.map(f32::to_bits);
-        }),
-        _ => offsets.iter().zip(lines).for_each(|(offset, line)| line.0 = load(*offset)),
+    // Plain loops: the standard library's array functions would not be compiled for this instruction set.
+    for (offset, line) in offsets.iter().zip(lines) {
+        let values = match group.run {
+            LANES => *part(stage, group.at[0] + offset),
+            _ => load(stage, group, *offset),
+        };
+        for lane in 0..LANES {
+            line.0[lane] = values[lane].to_bits();
+        }
     }
 }
 

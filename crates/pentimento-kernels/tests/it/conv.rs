@@ -116,6 +116,67 @@ fn agrees_with_the_naive_loop() {
 }
 
 #[test]
+fn winograd_agrees_with_the_naive_loop() {
+    let upsampled = Case { upsample: Upsample::Nearest2, ..case([2, 6, 5, 9], 7, 3, 1, Padding::all(1)) };
+    let uneven = Padding { top: 2, left: 0, bottom: 1, right: 3 };
+    let cases = [
+        case([1, 1, 3, 3], 1, 3, 1, Padding::default()),
+        case([2, 3, 8, 8], 7, 3, 1, Padding::all(1)),
+        case([1, 5, 13, 70], 9, 3, 1, Padding::all(1)),
+        case([2, 4, 64, 64], 6, 3, 1, Padding::all(1)),
+        case([1, 270, 6, 9], 13, 3, 1, uneven),
+        upsampled,
+    ];
+    on_each_isa(|isa| {
+        for (at, case) in cases.iter().enumerate() {
+            let mut random = Random(at as u64 + 100);
+            let [batch, c_in, height, width] = case.shape;
+            let (x, w) = (random.values(batch * c_in * height * width), random.values(case.c_out * c_in * 9));
+            let packed = PackedConv::pack_winograd(&w[..], case.c_out, c_in);
+            let (padding, upsample) = (case.padding, case.upsample);
+            let plain = ConvOptions { padding, upsample, ..ConvOptions::default() };
+            let size = conv2d_output_size(height, width, &packed, &plain);
+            let len = batch * case.c_out * size.0 * size.1;
+            let (bias, residual) = (random.values(case.c_out), random.values(len));
+            let mut out = vec![f32::NAN; len];
+            let options = ConvOptions { bias: Some(&bias), residual: Some(&residual), ..plain };
+            conv2d(&x, case.shape, &packed, &options, &mut out);
+            let mut expected = naive(&x, &w, case, size);
+            for (at, expected) in expected.iter_mut().enumerate() {
+                *expected += f64::from(bias[at / (size.0 * size.1) % case.c_out]) + f64::from(residual[at]);
+            }
+            assert_close(&out, &expected, 1e-5, &format!("{isa:?} case {at}"));
+        }
+    });
+}
+
+/// The f32 path as a whole must stay within 1e-3 of PyTorch's, so one layer must stay far below.
+#[test]
+fn winograd_is_accurate_at_many_channels() {
+    let case = case([1, 640, 8, 8], 8, 3, 1, Padding::all(1));
+    let mut random = Random(7);
+    // Sums of uniform values are near enough to normal ones.
+    let mut normal =
+        |len: usize| -> Vec<f32> { (0..len).map(|_| (0..6).map(|_| random.value()).sum::<f32>()).collect() };
+    let (x, w) = (normal(640 * 64), normal(8 * 640 * 9));
+    let exact = naive(&x, &w, &case, (8, 8));
+    let deviation = (exact.iter().map(|x| x * x).sum::<f64>() / exact.len() as f64).sqrt();
+    on_each_isa(|isa| {
+        let options = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
+        for packed in [
+            PackedConv::pack(&w[..], [8, 640, 3, 3], Precision::F32),
+            PackedConv::pack_winograd(&w[..], 8, 640),
+        ] {
+            let mut out = vec![0.0; exact.len()];
+            conv2d(&x, case.shape, &packed, &options, &mut out);
+            let worst =
+                out.iter().zip(&exact).map(|(x, exact)| (f64::from(*x) - exact).abs()).fold(0.0, f64::max);
+            assert!(worst < 1e-5 * deviation, "{isa:?}: {worst} at a deviation of {deviation}");
+        }
+    });
+}
+
+#[test]
 fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
     on_each_isa(|isa| {
         if isa == Isa::Portable {
@@ -127,8 +188,13 @@ fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
             let mut random = Random(size as u64);
             let x = random.values(3 * c_in * size * size);
             let w = random.values(c_out * c_in * kernel * kernel);
-            for precision in Precision::ALL {
-                let packed = PackedConv::pack(&w[..], [c_out, c_in, kernel, kernel], precision);
+            let mut all_packed = Precision::ALL
+                .map(|precision| PackedConv::pack(&w[..], [c_out, c_in, kernel, kernel], precision))
+                .to_vec();
+            if kernel == 3 {
+                all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in));
+            }
+            for packed in all_packed {
                 let options = ConvOptions { padding: Padding::all(kernel / 2), ..ConvOptions::default() };
                 let run = |images: std::ops::Range<usize>| {
                     let mut out = vec![0.0; images.len() * c_out * size * size];
