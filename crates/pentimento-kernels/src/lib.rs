@@ -35,6 +35,7 @@ mod matmul;
 mod norm;
 mod pack;
 mod scratch;
+mod speed;
 
 pub use activation::{add, geglu, gelu, quick_gelu, silu, softmax};
 pub use attention::{AttentionShape, Mask, attention};
@@ -45,3 +46,4 @@ pub use mapped_file::MappedFile;
 pub use matmul::{Layout, matmul};
 pub use norm::{NormActivation, group_norm, layer_norm};
 pub use pack::{PackedWeights, Precision, WeightsRef};
+pub use speed::{fastest_precision, measure_precision};

@@ -1,0 +1,52 @@
+//! Measures which precision this machine multiplies faster. The CPU's flags do not say: on some, the bf16 dot product
+//! exists but has half the speed of f32.
+
+use std::time::Instant;
+
+use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
+use crate::isa::Isa;
+use crate::pack::Precision;
+use crate::scratch::{self, LANES, words_mut};
+
+/// Steps of the measured tile: its operands fit into the first-level cache.
+const MEASURED_STEPS: usize = 64;
+
+/// GFLOP/s of one thread in the register tile from the first-level cache, a multiply-add counted as 2. Takes about a
+/// millisecond; the result depends on the clock and on the machine's other work.
+pub fn measure_precision(precision: Precision) -> f64 {
+    const { assert!(MEASURED_STEPS <= STEPS) };
+    let kernel = Kernel::new(Isa::current(), precision);
+    let k_per_step = if precision == Precision::Bf16 { 2 } else { 1 };
+    let flops = 2 * ROWS * GROUPS * LANES * MEASURED_STEPS * k_per_step;
+    scratch::with((ROWS + GROUPS * LANES) * MEASURED_STEPS, |lines| {
+        words_mut(lines).fill(0x3f80_3f80); // 1.0 in bf16 pairs, about 1.0 in f32.
+        let (b, a) = lines.split_at(GROUPS * MEASURED_STEPS);
+        let mut sums = [0.0_f32; ROWS * GROUPS * LANES];
+        let tile = Tile {
+            steps: MEASURED_STEPS,
+            a: a.as_ptr().cast(),
+            a_stride: MEASURED_STEPS,
+            b: b.as_ptr(),
+            b_stride: MEASURED_STEPS,
+            c: sums.as_mut_ptr(),
+            c_stride: GROUPS * LANES,
+            add: false,
+        };
+        let round = || {
+            let start = Instant::now();
+            for _ in 0..50 {
+                // SAFETY: the operands hold one whole tile, which is this function's own.
+                unsafe { kernel.run(ROWS, GROUPS * LANES, std::hint::black_box(&tile)) };
+            }
+            start.elapsed().as_secs_f64()
+        };
+        let best = (0..10).map(|_| round()).fold(f64::INFINITY, f64::min);
+        flops as f64 * 50.0 / best * 1e-9
+    })
+}
+
+/// The precision with the higher [`measure_precision`]; bf16 must be clearly faster, since it is less exact.
+pub fn fastest_precision() -> Precision {
+    let (single, half) = (measure_precision(Precision::F32), measure_precision(Precision::Bf16));
+    if half > 1.2 * single { Precision::Bf16 } else { Precision::F32 }
+}
