@@ -17,7 +17,7 @@ use std::path::PathBuf;
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Start with:\n  pentimento generate --prompt \"a strawberry on a white background, 3d model\" --cfg 4 --out \
+    after_help = "Start with:\n  pentimento generate -p \"a strawberry on a white background, 3d model\" -o \
                   strawberry.png\n  pentimento serve\n\nExit codes: 0 done, 1 it failed, 2 the command has to be changed, 130 \
                   broken off."
 )]
@@ -68,10 +68,7 @@ pub(crate) struct GenerateArgs {
     #[arg(short, long, value_name = "TEXT", help_heading = PROMPT)]
     pub(crate) negative: Vec<String>,
 
-    /// A text with its weight, as in --weighted 0.5 "a red rose"; a weight below 0 repels
-    ///
-    /// --prompt TEXT is --weighted 1 TEXT, and --negative TEXT is --weighted -1 TEXT. Weights count relative to those of the
-    /// same sign; 0 counts for nothing.
+    /// A text with its weight, as in --weighted 0.5 "a red rose"; --prompt weighs 1, --negative -1
     #[arg(long, num_args = 2, value_names = ["WEIGHT", "TEXT"], allow_hyphen_values = true, action = ArgAction::Append,
           help_heading = PROMPT)]
     pub(crate) weighted: Vec<String>,
@@ -175,8 +172,8 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
 
-    /// Precision of the arithmetic [default: auto, the fastest that this processor does well]
-    #[arg(long, value_name = "TYPE", value_enum, help_heading = MODEL)]
+    /// Precision of the arithmetic: f32, bf16, or auto, the fastest that this processor does well [default: auto]
+    #[arg(long, value_name = "TYPE", value_enum, hide_possible_values = true, help_heading = MODEL)]
     pub(crate) dtype: Option<Dtype>,
 
     /// Threads that compute [default: one per core]; their number never changes the picture
@@ -217,8 +214,8 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) no_auth: bool,
 
-    /// Form of the log on standard error [default: text]
-    #[arg(long, value_name = "FORMAT", value_enum)]
+    /// Form of the log on standard error: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
     pub(crate) log_format: Option<LogFormat>,
 
     /// The model answers every id that the configuration does not map.
@@ -285,11 +282,11 @@ const OUTPUT: &str = "Output";
 
 const GENERATE_EXAMPLES: &str = "Examples:
   A new picture:
-    pentimento generate --prompt \"a red apple on a white background, 3d model\" --cfg 4 --out apple.png
+    pentimento generate -p \"a red apple on a white background, 3d model\" --cfg 4 -o apple.png
   The white part of a mask, repainted; every other pixel stays as it is:
-    pentimento generate --prompt \"a strawberry\" --init scene.png --mask mask.png --out after.png
+    pentimento generate -p \"a strawberry\" --init scene.png --mask mask.png -o after.png
   A whole picture again, in a pipe:
-    cat photo.jpg | pentimento generate --prompt \"line art\" --init - --strength 0.5 --out - > drawing.png";
+    cat photo.jpg | pentimento generate -p \"line art\" --init - --strength 0.5 -o - > drawing.png";
 
 const SERVE_NOTES: &str = "Credentials come from the configuration file, from PENTIMENTO_ACCESS_KEY_ID with \
 PENTIMENTO_SECRET_ACCESS_KEY, and from PENTIMENTO_API_KEYS (separated by commas). With none of them the server makes a pair \

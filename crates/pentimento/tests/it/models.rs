@@ -1,0 +1,40 @@
+//! Listing and inspecting models.
+
+use crate::program::{Folder, repository, run};
+use serde_json::Value;
+use std::fs;
+
+#[test]
+fn the_embedded_model_is_listed_with_those_of_the_data_folder() {
+    assert!(run(&["models", "list"]).is_fine().text().starts_with("default "));
+    let data = Folder::new();
+    fs::create_dir_all(data.path("models/sd15")).expect("a folder");
+    let list = run(&["models", "list", "--data-dir", &data.path("")]).is_fine();
+    assert!(list.text().contains("sd15") && list.text().lines().count() == 2, "{}", list.text());
+}
+
+#[test]
+fn inspecting_shows_parts_sizes_and_precision() {
+    let table = run(&["models", "inspect", "default"]).is_fine();
+    for part in ["128x128", "v_prediction", "UNet2DConditionModel", "AutoencoderKL", "11.2 M", "F16"] {
+        assert!(table.text().contains(part), "'{part}' is missing in:\n{}", table.text());
+    }
+    let folder = repository("models/default").display().to_string();
+    let json = run(&["models", "inspect", &folder, "--json"]).is_fine();
+    let json: Value = serde_json::from_str(json.text()).expect("it is JSON");
+    assert_eq!(json["native_size"]["width"], 128);
+    assert_eq!(json["parts"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn the_notices_travel_with_the_program() {
+    let licences = run(&["models", "licences"]).is_fine();
+    for part in ["Microsoft Corporation", "Google", "Miles Johnson", "Apache License", "public domain"] {
+        assert!(licences.text().contains(part), "{part}");
+    }
+}
+
+#[test]
+fn an_unknown_name_lists_the_known_ones() {
+    run(&["models", "inspect", "nosuch"]).is_an_error(1, &["'nosuch'", "default"]);
+}
