@@ -38,7 +38,7 @@ mod scratch;
 mod speed;
 
 pub use activation::{add, geglu, gelu, quick_gelu, silu, softmax};
-pub use attention::{AttentionShape, Mask, attention};
+pub use attention::{AttentionShape, Mask, attention, attention_in};
 pub use conv::{ConvOptions, PackedConv, Padding, Upsample, conv2d, conv2d_output_size};
 pub use isa::Isa;
 pub use linear::{Epilogue, linear};

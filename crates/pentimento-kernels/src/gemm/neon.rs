@@ -37,9 +37,11 @@ macro_rules! define_tile {
             let mut a = tile.a;
             let mut b = tile.b.cast::<u32>();
             for _ in 0..tile.steps {
-                // SAFETY: B holds `steps` lines of 16 words.
-                let columns =
-                    unsafe { [vld1q_u32(b), vld1q_u32(b.add(4)), vld1q_u32(b.add(8)), vld1q_u32(b.add(12))] };
+                let mut columns = [vdupq_n_u32(0); 4];
+                for g in 0..4 {
+                    // SAFETY: B holds `steps` lines of 16 words.
+                    columns[g] = unsafe { vld1q_u32(b.add(4 * g)) };
+                }
                 for m in 0..M {
                     // SAFETY: A holds `steps` words in each of M rows.
                     let $a = unsafe { vdupq_n_u32(*a.add(m * tile.a_stride)) };

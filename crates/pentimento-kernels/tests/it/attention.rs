@@ -1,4 +1,4 @@
-use pentimento_kernels::{AttentionShape, Mask, attention};
+use pentimento_kernels::{AttentionShape, Mask, Precision, attention, attention_in};
 
 use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads};
 
@@ -74,6 +74,35 @@ fn agrees_with_the_naive_loop() {
     });
 }
 
+/// Both factors are rounded to bf16, the weights too: each rounding is at most 2^-9 of its value.
+#[test]
+fn bf16_agrees_within_its_roundings() {
+    on_each_isa(|isa| {
+        for shape in
+            [shape(1, 1, 1, 1, 1), shape(2, 3, 40, 17, 77), shape(1, 1, 81, 30, 301), shape(1, 2, 33, 77, 77)]
+        {
+            let mut random = Random(shape.keys as u64);
+            let width = shape.heads * shape.head_dim;
+            let q = crate::to_bf16(&random.values(shape.batch * shape.queries * width));
+            let k = crate::to_bf16(&random.values(shape.batch * shape.keys * width));
+            let v = crate::to_bf16(&random.values(shape.batch * shape.keys * width));
+            for mask in [Mask::None, Mask::Causal] {
+                if mask == Mask::Causal && shape.queries != shape.keys {
+                    continue;
+                }
+                let mut out = vec![f32::NAN; q.len()];
+                attention_in(Precision::Bf16, &q, &k, &v, shape, 0.3, mask, &mut out);
+                assert_close(
+                    &out,
+                    &naive(&q, &k, &v, shape, 0.3, mask),
+                    2e-3,
+                    &format!("{isa:?} {shape:?} {mask:?}"),
+                );
+            }
+        }
+    });
+}
+
 #[test]
 fn extreme_scores_give_the_value_of_the_greatest() {
     let (keys, dim) = (700, 8);
@@ -107,14 +136,17 @@ fn an_item_does_not_depend_on_its_neighbours_or_on_threads() {
     let mut random = Random(5);
     let (q, k, v) = (random.values(2 * 500 * 48), random.values(2 * 300 * 48), random.values(2 * 300 * 48));
     on_each_isa(|_| {
-        let run = || {
-            let mut out = vec![0.0; q.len()];
-            attention(&q, &k, &v, all, 0.2, Mask::None, &mut out);
-            out
-        };
-        let mut alone = vec![0.0; q.len() / 2];
-        attention(&q[q.len() / 2..], &k[k.len() / 2..], &v[v.len() / 2..], one, 0.2, Mask::None, &mut alone);
-        assert_same_bytes(&alone, &run()[q.len() / 2..], "an item alone");
-        same_for_any_threads(run);
+        for precision in Precision::ALL {
+            let run = || {
+                let mut out = vec![0.0; q.len()];
+                attention_in(precision, &q, &k, &v, all, 0.2, Mask::None, &mut out);
+                out
+            };
+            let mut alone = vec![0.0; q.len() / 2];
+            let (q, k, v) = (&q[q.len() / 2..], &k[k.len() / 2..], &v[v.len() / 2..]);
+            attention_in(precision, q, k, v, one, 0.2, Mask::None, &mut alone);
+            assert_same_bytes(&alone, &run()[q.len()..], "an item alone");
+            same_for_any_threads(run);
+        }
     });
 }

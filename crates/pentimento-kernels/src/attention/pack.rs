@@ -1,0 +1,151 @@
+//! Queries, keys and values of one head, packed for the register tile.
+//!
+//! A token's part of a head lies `heads · head_dim` values from the next token's: each token is asked for some time
+//! before it is read.
+
+use super::{Attention, BLOCK, Range};
+use crate::bf16::{round_pairs, round_to_bf16};
+use crate::isa::{Arith, per_isa};
+use crate::pack::Precision;
+use crate::scratch::{LANES, Line, prefetch};
+
+impl Attention<'_> {
+    /// Queries are the rows of a left factor, one behind the other.
+    pub(super) fn pack_queries(&self, item: usize, head: usize, queries: Range, words: &mut [u32]) {
+        for (query, words) in queries.zip(words.chunks_exact_mut(self.steps())) {
+            let from = self.at(item, self.shape.queries, query, head);
+            let next = self.at(item, self.shape.queries, query + LANES, head);
+            prefetch_token(self.q, next, self.shape.head_dim);
+            let row = &self.q[from..][..self.shape.head_dim];
+            match self.precision {
+                Precision::F32 => words.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits()),
+                Precision::Bf16 => round_pairs(self.isa, row, words),
+            }
+        }
+    }
+
+    /// Keys become the columns of a right factor. In the last group the first key stands for those that are missing;
+    /// their scores are masked.
+    pub(super) fn pack_keys(&self, item: usize, head: usize, block: &Range, lines: &mut [Line]) {
+        let (steps, head_dim) = (self.steps(), self.shape.head_dim);
+        let key = |key: usize| self.at(item, self.shape.keys, key, head);
+        for (group, lines) in lines.chunks_exact_mut(steps).take(block.len().div_ceil(LANES)).enumerate() {
+            let first = block.start + group * LANES;
+            let mut keys = [&self.k[key(first)..][..head_dim]; LANES];
+            for (row, at) in keys.iter_mut().zip(first..block.end) {
+                *row = &self.k[key(at)..][..head_dim];
+            }
+            for ahead in first + LANES..first + 2 * LANES {
+                prefetch_token(self.k, key(ahead), head_dim);
+            }
+            match self.precision {
+                Precision::F32 => transpose(self.isa, &keys, lines),
+                Precision::Bf16 => transpose_pairs(self.isa, &keys, lines),
+            }
+        }
+    }
+
+    /// Values are a right factor as they lie, in groups of 16; in bf16 two tokens share a line.
+    pub(super) fn pack_values(&self, item: usize, head: usize, block: &Range, lines: &mut [Line]) {
+        let head_dim = self.shape.head_dim;
+        let value = |key: usize| self.at(item, self.shape.keys, key, head);
+        let per_line = if self.precision == Precision::Bf16 { 2 } else { 1 };
+        for (step, key) in block.clone().step_by(per_line).enumerate() {
+            for ahead in key + LANES..key + LANES + per_line {
+                prefetch_token(self.v, value(ahead), head_dim);
+            }
+            let row = &self.v[value(key)..][..head_dim];
+            match self.precision {
+                Precision::F32 => copy_value(self.isa, row, &mut lines[step..]),
+                Precision::Bf16 => {
+                    let next = if key + 1 < block.end { &self.v[value(key + 1)..][..head_dim] } else { &[] };
+                    pair_values(self.isa, row, next, &mut lines[step..]);
+                }
+            }
+        }
+    }
+}
+
+/// Asks for one head's part of a token.
+fn prefetch_token(tokens: &[f32], from: usize, head_dim: usize) {
+    for at in (from..from + head_dim + LANES - 1).step_by(LANES) {
+        prefetch(tokens.as_ptr().wrapping_add(at));
+    }
+}
+
+per_isa!(fn transpose(keys: &[&[f32]; LANES], lines: &mut [Line]) = transpose_body);
+per_isa!(fn transpose_pairs(keys: &[&[f32]; LANES], lines: &mut [Line]) = transpose_pairs_body);
+per_isa!(fn copy_value(value: &[f32], lines: &mut [Line]) = copy_value_body);
+per_isa!(fn pair_values(value: &[f32], next: &[f32], lines: &mut [Line]) = pair_values_body);
+
+/// `lines[d][lane] = keys[lane][d]`.
+#[inline(always)]
+fn transpose_body<A: Arith>(keys: &[&[f32]; LANES], lines: &mut [Line]) {
+    let len = lines.len();
+    let mut rows = [&[][..]; LANES];
+    for lane in 0..LANES {
+        rows[lane] = &keys[lane][..len];
+    }
+    for (at, line) in lines.iter_mut().enumerate() {
+        for lane in 0..LANES {
+            line.0[lane] = rows[lane][at].to_bits();
+        }
+    }
+}
+
+/// `lines[s][lane] = (keys[lane][2·s], keys[lane][2·s + 1])`, zero past the end.
+#[inline(always)]
+fn transpose_pairs_body<A: Arith>(keys: &[&[f32]; LANES], lines: &mut [Line]) {
+    for (step, line) in lines.iter_mut().enumerate() {
+        let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            low[lane] = keys[lane][2 * step];
+        }
+        if 2 * step + 1 < keys[0].len() {
+            for lane in 0..LANES {
+                high[lane] = keys[lane][2 * step + 1];
+            }
+        }
+        for lane in 0..LANES {
+            line.0[lane] = pair(low[lane], high[lane]);
+        }
+    }
+}
+
+#[inline(always)]
+fn pair(low: f32, high: f32) -> u32 {
+    u32::from(round_to_bf16(low)) | u32::from(round_to_bf16(high)) << 16
+}
+
+/// A value's groups of 16, BLOCK lines apart, the last one filled with zeros.
+#[inline(always)]
+fn copy_value_body<A: Arith>(value: &[f32], lines: &mut [Line]) {
+    for (group, chunk) in value.chunks(LANES).enumerate() {
+        let line = &mut lines[group * BLOCK].0;
+        let mut values = [0.0_f32; LANES];
+        if chunk.len() == LANES {
+            values.copy_from_slice(chunk);
+        } else {
+            values[..chunk.len()].copy_from_slice(chunk);
+        }
+        for lane in 0..LANES {
+            line[lane] = values[lane].to_bits();
+        }
+    }
+}
+
+/// As `copy_value`, for two tokens; `next` is empty when there is no second one.
+#[inline(always)]
+fn pair_values_body<A: Arith>(value: &[f32], next: &[f32], lines: &mut [Line]) {
+    for (group, chunk) in value.chunks(LANES).enumerate() {
+        let line = &mut lines[group * BLOCK].0;
+        let (mut low, mut high) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        low[..chunk.len()].copy_from_slice(chunk);
+        if !next.is_empty() {
+            high[..chunk.len()].copy_from_slice(&next[group * LANES..][..chunk.len()]);
+        }
+        for lane in 0..LANES {
+            line[lane] = pair(low[lane], high[lane]);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The running softmax of attention: scores of a block of keys become weights relative to the greatest score so far.
+
+use super::BLOCK;
+use crate::isa::{Arith, per_isa};
+use crate::scratch::LANES;
+
+/// What is kept of a query between blocks of keys.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    /// Greatest score so far, before scaling.
+    max: f32,
+    /// Sum of the exponentials so far, relative to `max`.
+    pub(super) sum: f32,
+    /// What the sums before the last block must be multiplied with.
+    pub(super) correction: f32,
+}
+
+impl Running {
+    pub(super) const START: Running = Running { max: f32::NEG_INFINITY, sum: 0.0, correction: 0.0 };
+}
+
+per_isa!(pub(super) fn softmax_block(scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) = softmax_block_body);
+
+/// Turns the rows' scores into exponentials relative to the new running maximum, and brings sums up to date.
+#[inline(always)]
+fn softmax_block_body<A: Arith>(scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) {
+    let scale = scale * std::f32::consts::LOG2_E;
+    for (row, running) in scores.chunks_exact_mut(BLOCK).zip(running) {
+        let row = &mut row[..keys.next_multiple_of(LANES)];
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for chunk in row.chunks_exact(LANES) {
+            for lane in 0..LANES {
+                lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            }
+        }
+        let max = lanes.iter().fold(running.max, |max, lane| if *lane > max { *lane } else { max });
+        // A causal block may hold nothing for this row: then nothing is to be subtracted.
+        let shift = if max == f32::NEG_INFINITY { 0.0 } else { max * scale };
+        let mut lanes = [0.0_f32; LANES];
+        for chunk in row.chunks_exact_mut(LANES) {
+            for lane in 0..LANES {
+                chunk[lane] = exp2::<A>(A::fma(chunk[lane], scale, -shift));
+                lanes[lane] += chunk[lane];
+            }
+        }
+        // The shift that the earlier sums are relative to, with the rounding it had.
+        let correction = exp2::<A>(running.max * scale - shift);
+        let sum = running.sum * correction + sum_of(lanes);
+        *running = Running { max, sum, correction };
+    }
+}
+
+#[inline(always)]
+fn sum_of(mut lanes: [f32; LANES]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+    }
+    lanes[0]
+}
+
+/// `2^x` for `x <= 0` (or NaN), to 1 ulp; below -126 it is 0. The polynomial is our own Chebyshev fit.
+#[inline(always)]
+fn exp2<A: Arith>(x: f32) -> f32 {
+    const SHIFTER: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to an integer held in the low bits.
+    let clamped = if x < -126.0 { -126.0 } else { x };
+    let shifted = clamped + SHIFTER;
+    let r = clamped - (shifted - SHIFTER);
+    let mut p = A::fma(1.546_144_5e-4, r, 1.340_042_8e-3);
+    p = A::fma(p, r, 9.618_057e-3);
+    p = A::fma(p, r, 5.550_327e-2);
+    p = A::fma(p, r, 0.240_226_5);
+    p = A::fma(p, r, std::f32::consts::LN_2);
+    p = A::fma(p, r, 1.0);
+    let scale = (shifted.to_bits() << 23).wrapping_add(0x3f80_0000); // 2^n: the integer, biased, as exponent.
+    // A product, unlike an addition to the exponent, keeps NaN.
+    if x < -126.0 { 0.0 } else { p * f32::from_bits(scale) }
+}
