@@ -29,6 +29,9 @@ mod unet;
 mod vae;
 mod weights;
 
+#[cfg(test)]
+mod goldens;
+
 pub use error::{LoadError, LoadErrorKind};
 pub use files::{Bytes, Embedded, Folder, ModelFiles};
 pub use model::{LoadOptions, Model, ModelSummary, Part, Precision};

@@ -115,6 +115,8 @@ impl NoiseSchedule {
     pub(crate) fn timesteps(&self, spacing: Schedule, steps: usize) -> Vec<usize> {
         let last = self.count() - 1;
         let timesteps: Vec<usize> = match spacing {
+            // Counted from below, unlike k-diffusion: a single step is the first timestep, not the last.
+            Schedule::Linspace if steps == 1 => vec![0],
             Schedule::Linspace => (self.fractional_timesteps(steps).into_iter())
                 .map(|timestep| timestep.round_ties_even() as usize)
                 .collect(),

@@ -1,0 +1,117 @@
+//! The engine's parts against the references: diffusers, k-diffusion, transformers, torch.
+//!
+//! The golden files lie in `reference/goldens`; `reference/README.md` tells how they were made and how to make them again. Tolerances are
+//! those of the parts, relative to the deviation of the expected values where that is what "close" means.
+
+mod denoising;
+mod networks;
+mod noise;
+
+use crate::{
+    Precision,
+    config::read_json,
+    error::{LoadError, Result},
+    files::{Bytes, Folder, ModelFiles},
+    weights::{Scope, Weights},
+};
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::{collections::HashMap, path::PathBuf};
+
+/// A golden file: its tensors, and what its program says of them.
+struct Golden {
+    tensors: HashMap<String, Tensor>,
+    case: Value,
+}
+
+impl Golden {
+    fn open(name: &str) -> Self {
+        let path = reference().join(format!("goldens/{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");
+        let case = header.metadata().as_ref().and_then(|texts| texts.get("case")).expect("a case");
+        let case = serde_json::from_str(case).expect("a case in JSON");
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).expect("tensors");
+        Self { tensors, case }
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).clone()
+    }
+
+    fn f64s(&self, name: &str) -> Vec<f64> {
+        let tensor = self.tensor(name).flatten_all().and_then(|flat| flat.to_dtype(DType::F64));
+        tensor.and_then(|flat| flat.to_vec1()).expect("numbers")
+    }
+}
+
+fn reference() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../reference")
+}
+
+/// The files of a golden model, or of the embedded one.
+fn files(model: &str) -> impl ModelFiles {
+    let own = match model {
+        "default" => reference().join("../models/default"),
+        tiny => reference().join("goldens/models").join(tiny),
+    };
+    Layered { own: Folder::new(own), rest: Folder::new(reference().join("goldens/models/tiny-sd15")) }
+}
+
+/// A model of which only what differs from another one is stored.
+struct Layered {
+    own: Folder,
+    rest: Folder,
+}
+
+impl ModelFiles for Layered {
+    fn describe(&self, path: &str) -> String {
+        self.own.describe(path)
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
+        match self.own.read(path)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.rest.read(path),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
+        let names = self.own.list(folder)?;
+        if names.iter().any(|name| name.contains("safetensors")) { Ok(names) } else { self.rest.list(folder) }
+    }
+}
+
+/// A part's configuration and weights.
+fn part<T: DeserializeOwned>(model: &str, part: &str, stem: &str) -> (T, Weights) {
+    let files = files(model);
+    let config = read_json(&files, &format!("{part}/config.json")).expect("a configuration");
+    (config, Weights::open(&files, part, stem).expect("weights"))
+}
+
+fn f32_root(weights: &Weights) -> Scope<'_> {
+    Scope::root(weights, Precision::F32)
+}
+
+/// The largest difference, as a share of the expected values' standard deviation.
+fn relative_error(got: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(got.dims(), expected.dims());
+    let flat = |tensor: &Tensor| -> Vec<f32> {
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32 values")
+    };
+    let (got, expected) = (flat(got), flat(expected));
+    let count = expected.len() as f64;
+    let mean = expected.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
+    let variance = expected.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
+    let largest = got.iter().zip(&expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    assert!(got.iter().all(|value| value.is_finite()));
+    largest / variance.sqrt().max(1e-12)
+}
+
+#[track_caller]
+fn assert_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
+    let error = relative_error(got, expected);
+    assert!(error <= tolerance, "{what}: off by {error:.2e} deviations, allowed are {tolerance:.0e}");
+}

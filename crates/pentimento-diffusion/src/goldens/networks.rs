@@ -1,0 +1,134 @@
+//! Tokenizer, text encoder, UNet and autoencoders against transformers and diffusers.
+
+use super::{Golden, assert_close, f32_root, files, part};
+use crate::{
+    config::{TextConfig, UnetConfig, VaeConfig},
+    text::TextEncoder,
+    tokenizer::Tokenizer,
+    unet::Unet,
+    vae::{Encoded, Vae},
+};
+use candle_core::Tensor;
+use serde_json::Value;
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).expect("ids")
+}
+
+#[test]
+fn token_ids_are_those_of_transformers() {
+    let golden = Golden::open("text");
+    let tokenizer = Tokenizer::load(&files("default")).expect("a tokenizer");
+    for kind in ["texts", "long"] {
+        for case in golden.case[kind].as_array().expect("texts") {
+            let text = case["text"].as_str().expect("a text");
+            let expected = ids(&case["ids"]);
+            let mut got = tokenizer.ids(text).expect("ids");
+            if kind == "texts" {
+                got.truncate(75);
+            }
+            // Start and end stand around the expected ids.
+            assert_eq!(tokenizer.framed(&got, got.len() + 2), expected, "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn chunks_are_framed_and_padded_as_diffusers_asks_for_them() {
+    let golden = Golden::open("text");
+    for model in ["tiny-sd15", "tiny-sd21"] {
+        let tokenizer = Tokenizer::load(&files(model)).expect("a tokenizer");
+        for (text, expected) in golden.case["padded"][model].as_object().expect("texts") {
+            let framed = tokenizer.framed(&tokenizer.ids(text).expect("ids"), 77);
+            assert_eq!(framed, ids(expected), "{model}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn text_states_are_those_of_transformers() {
+    let golden = Golden::open("text");
+    let positions = ids(&golden.case["positions"]);
+    let positions = Tensor::new(positions, &candle_core::Device::Cpu).expect("positions");
+    for model in ["tiny-sd15", "tiny-sd21", "default"] {
+        let (config, weights) = part::<TextConfig>(model, "text_encoder", "model");
+        let encoder = TextEncoder::load(&f32_root(&weights), &config, model).expect("an encoder");
+        let tokenizer = Tokenizer::load(&files(model)).expect("a tokenizer");
+        let expected = golden.tensor(&format!("states.{model}"));
+        for (index, text) in golden.case["encoded"].as_array().expect("texts").iter().enumerate() {
+            let mut text_ids = tokenizer.ids(text.as_str().expect("a text")).expect("ids");
+            text_ids.truncate(75);
+            let states = encoder.forward(&tokenizer.framed(&text_ids, 77)).expect("states");
+            let states = states.index_select(&positions, 1).expect("positions");
+            let expected = expected.narrow(0, index, 1).expect("a row");
+            assert_close(&format!("{model} {text}"), &states, &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn unets_predict_what_diffusers_predicts() {
+    for model in ["tiny-sd15", "tiny-sd21", "tiny-bf16-sharded", "default"] {
+        let golden = Golden::open(&format!("unet/{model}"));
+        let (config, weights) = part::<UnetConfig>(model, "unet", "diffusion_pytorch_model");
+        let unet = Unet::load(&f32_root(&weights), &config, model).expect("a UNet");
+        for index in 0..golden.case["cases"].as_array().expect("cases").len() {
+            let tensor = |name: &str| golden.tensor(&format!("{index}.{name}"));
+            let (sample, context, expected) = (tensor("sample"), tensor("context"), tensor("output"));
+            // Each item alone: this UNet takes one timestep for a whole batch.
+            for (item, timestep) in golden.f64s(&format!("{index}.timestep")).into_iter().enumerate() {
+                let of_item = |tensor: &Tensor| tensor.narrow(0, item, 1).expect("an item");
+                let context = unet.context(&of_item(&context)).expect("keys and values");
+                let got = unet.forward(&of_item(&sample), timestep, &context).expect("a prediction");
+                assert_close(&format!("{model} {index}.{item}"), &got, &of_item(&expected), 1e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_item_of_a_batch_has_the_bytes_that_it_has_alone() {
+    let golden = Golden::open("unet/default");
+    let (config, weights) = part::<UnetConfig>("default", "unet", "diffusion_pytorch_model");
+    let unet = Unet::load(&f32_root(&weights), &config, "default").expect("a UNet");
+    let (sample, context) = (golden.tensor("0.sample"), golden.tensor("0.context"));
+    let run = |sample: &Tensor, context: &Tensor| {
+        let context = unet.context(context).expect("keys and values");
+        unet.forward(sample, 500.0, &context).expect("a prediction")
+    };
+    let together = run(&sample, &context);
+    for item in 0..2 {
+        let of_item = |tensor: &Tensor| tensor.narrow(0, item, 1).expect("an item");
+        let alone = run(&of_item(&sample), &of_item(&context));
+        let bits = |tensor: &Tensor| -> Vec<u32> {
+            let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32");
+            values.into_iter().map(f32::to_bits).collect()
+        };
+        assert_eq!(bits(&alone), bits(&of_item(&together)));
+    }
+}
+
+#[test]
+fn autoencoders_encode_and_decode_as_diffusers_does() {
+    let golden = Golden::open("vae");
+    for (model, sizes) in golden.case.as_object().expect("models") {
+        let (mut config, weights) = part::<VaeConfig>(model, "vae", "diffusion_pytorch_model");
+        // The goldens are the bare networks.
+        (config.scaling_factor, config.shift_factor) = (Some(1.0), None);
+        let vae = Vae::load(&f32_root(&weights), &config, model).expect("an autoencoder");
+        for index in 0..sizes.as_array().expect("sizes").len() {
+            let what = |part: &str| format!("{model}.{index}.{part}");
+            match vae.encode(&golden.tensor(&what("pixels"))).expect("latents") {
+                Encoded::Posterior { mean, log_variance } => {
+                    assert_close(&what("mean"), &mean, &golden.tensor(&what("mean")), 1e-3);
+                    assert_close(&what("logvar"), &log_variance, &golden.tensor(&what("logvar")), 1e-3);
+                }
+                Encoded::Latents(latents) => {
+                    assert_close(&what("mean"), &latents, &golden.tensor(&what("mean")), 1e-3);
+                }
+            }
+            let decoded = vae.decode(&golden.tensor(&what("latent"))).expect("pixels");
+            assert_close(&what("decoded"), &decoded, &golden.tensor(&what("decoded")), 1e-3);
+        }
+    }
+}
