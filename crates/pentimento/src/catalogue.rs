@@ -12,6 +12,7 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Instant,
 };
 
@@ -98,9 +99,19 @@ impl Source {
 /// The engine's precision for what the user asked for.
 pub(crate) fn precision(dtype: Dtype) -> Precision {
     match dtype {
-        Dtype::F32 | Dtype::Auto => Precision::F32,
+        Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
+        Dtype::Auto => fastest(),
     }
+}
+
+/// The precision that this processor multiplies faster. Measured once, so that all models of a run have the same.
+fn fastest() -> Precision {
+    static MEASURED: LazyLock<Precision> = LazyLock::new(|| match pentimento_kernels::fastest_precision() {
+        pentimento_kernels::Precision::F32 => Precision::F32,
+        pentimento_kernels::Precision::Bf16 => Precision::Bf16,
+    });
+    *MEASURED
 }
 
 /// Loaded models by name.

@@ -6,21 +6,21 @@ use std::fs;
 
 #[test]
 fn the_embedded_model_is_listed_with_those_of_the_data_folder() {
-    assert!(run(&["models", "list"]).is_fine().text().starts_with("default "));
+    assert!(run(&["models", "list"]).ended_well().text().starts_with("default "));
     let data = Folder::new();
     fs::create_dir_all(data.path("models/sd15")).expect("a folder");
-    let list = run(&["models", "list", "--data-dir", &data.path("")]).is_fine();
+    let list = run(&["models", "list", "--data-dir", &data.path("")]).ended_well();
     assert!(list.text().contains("sd15") && list.text().lines().count() == 2, "{}", list.text());
 }
 
 #[test]
 fn inspecting_shows_parts_sizes_and_precision() {
-    let table = run(&["models", "inspect", "default"]).is_fine();
+    let table = run(&["models", "inspect", "default"]).ended_well();
     for part in ["128x128", "v_prediction", "UNet2DConditionModel", "AutoencoderKL", "11.2 M", "F16"] {
         assert!(table.text().contains(part), "'{part}' is missing in:\n{}", table.text());
     }
     let folder = repository("models/default").display().to_string();
-    let json = run(&["models", "inspect", &folder, "--json"]).is_fine();
+    let json = run(&["models", "inspect", &folder, "--json"]).ended_well();
     let json: Value = serde_json::from_str(json.text()).expect("it is JSON");
     assert_eq!(json["native_size"]["width"], 128);
     assert_eq!(json["parts"].as_array().map(Vec::len), Some(3));
@@ -28,7 +28,7 @@ fn inspecting_shows_parts_sizes_and_precision() {
 
 #[test]
 fn the_notices_travel_with_the_program() {
-    let licences = run(&["models", "licences"]).is_fine();
+    let licences = run(&["models", "licences"]).ended_well();
     for part in ["Microsoft Corporation", "Google", "Miles Johnson", "Apache License", "public domain"] {
         assert!(licences.text().contains(part), "{part}");
     }

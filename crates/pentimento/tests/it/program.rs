@@ -39,7 +39,7 @@ impl Outcome {
     }
 
     /// Fails unless it ended well and had nothing to remark.
-    pub(crate) fn is_fine(self) -> Self {
+    pub(crate) fn ended_well(self) -> Self {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         assert_eq!(self.stderr, "", "nothing but errors is said in a pipe");
         self

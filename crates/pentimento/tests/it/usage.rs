@@ -60,7 +60,7 @@ fn help_is_an_answer_and_names_every_option() {
     ];
     for (command, expected) in options {
         let words: Vec<_> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
-        let outcome = run(&words).is_fine();
+        let outcome = run(&words).ended_well();
         for option in expected {
             assert!(outcome.text().contains(option), "{option} is missing in the help of '{command}'");
         }
@@ -122,10 +122,10 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
 #[test]
 fn completions_and_manual_come_from_the_definitions() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-        assert!(run(&["completions", shell]).is_fine().text().contains("mask-source"), "{shell}");
+        assert!(run(&["completions", shell]).ended_well().text().contains("mask-source"), "{shell}");
     }
-    let page = run(&["man", "generate"]).is_fine();
+    let page = run(&["man", "generate"]).ended_well();
     assert!(page.text().contains(".TH") && page.text().contains("guidance"));
-    assert!(run(&["man"]).is_fine().text().contains("completions"));
+    assert!(run(&["man"]).ended_well().text().contains("completions"));
     run(&["man", "paint"]).is_an_error(2, &["'paint'"]);
 }
