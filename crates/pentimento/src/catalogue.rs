@@ -3,6 +3,7 @@
 use crate::{cli::Dtype, embedded::DEFAULT_MODEL, memory};
 use anyhow::{Context, Result, anyhow};
 use pentimento_diffusion::{Folder, LoadOptions, Model, ModelFiles, ModelSummary, Precision};
+use pentimento_kernels::fastest_precision;
 use pentimento_request::{
     ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Stage, StageTiming,
     StepReport,
@@ -107,10 +108,7 @@ pub(crate) fn precision(dtype: Dtype) -> Precision {
 
 /// The precision that this processor multiplies faster. Measured once, so that all models of a run have the same.
 fn fastest() -> Precision {
-    static MEASURED: LazyLock<Precision> = LazyLock::new(|| match pentimento_kernels::fastest_precision() {
-        pentimento_kernels::Precision::F32 => Precision::F32,
-        pentimento_kernels::Precision::Bf16 => Precision::Bf16,
-    });
+    static MEASURED: LazyLock<Precision> = LazyLock::new(fastest_precision);
     *MEASURED
 }
 

@@ -30,11 +30,6 @@ const RULES: &[Rule] = &[
         why: "the engine is a pure function of weights and request: no clock, environment, global randomness or network",
     },
     Rule {
-        applies: |source| source.krate() == "pentimento-diffusion" && !is_ops_or_files(source),
-        words: &["pentimento_kernels"],
-        why: "model code calls `ops`, never a kernel",
-    },
-    Rule {
         applies: |source| source.krate() == "pentimento-protocols",
         words: &["SystemTime::now", "Instant::now", "std::env", "getrandom"],
         why: "protocols have no clock and no randomness of their own: the server brings them in `Context`",
@@ -45,12 +40,6 @@ const RULES: &[Rule] = &[
         why: "status codes live in the protocols' `encode` only",
     },
 ];
-
-/// Where the engine may name the kernels' crate: the one module of primitives, and the mapping of files.
-fn is_ops_or_files(source: &Source) -> bool {
-    let path = source.within_src();
-    path.starts_with("ops") || path == "files.rs"
-}
 
 /// Whether the file lies in a vendor's folder.
 fn is_vendors(source: &Source) -> bool {
@@ -97,9 +86,21 @@ pub(super) fn violations(source: &Source) -> Vec<Violation> {
             found.extend(said.map(|word| Violation::at(source, number, format!("`{word}`: {}", rule.why))));
         }
     }
+    found.extend(kernels_in_models(source));
     found.extend(vendor_fields(source));
     found.extend(dots_in_decoders(source));
     found
+}
+
+/// Model code calls `ops`, never a kernel. Files are mapped by the kernels' crate, and their precision is the engine's too.
+fn kernels_in_models(source: &Source) -> Vec<Violation> {
+    let path = source.within_src();
+    if source.krate() != "pentimento-diffusion" || path.starts_with("ops") || path == "files.rs" {
+        return Vec::new();
+    }
+    let calls = |line: &str| line.replace("pentimento_kernels::Precision", "").contains("pentimento_kernels");
+    let lines = source.code().filter(|(_, line)| calls(line));
+    lines.map(|(number, _)| Violation::at(source, number, "model code calls `ops`, never a kernel")).collect()
 }
 
 /// Looks at texts too, so at the lines as they stand, down to the unit tests.
@@ -168,6 +169,8 @@ mod tests {
         assert_eq!(messages("crates/pentimento-diffusion/src/unet/mod.rs", text), 1);
         assert_eq!(messages("crates/pentimento-diffusion/src/ops/mod.rs", text), 0);
         assert_eq!(messages("crates/pentimento-diffusion/src/ops.rs", text), 0);
+        let precision = "pub use pentimento_kernels::Precision;";
+        assert_eq!(messages("crates/pentimento-diffusion/src/model.rs", precision), 0);
     }
 
     #[test]

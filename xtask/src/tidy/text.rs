@@ -80,12 +80,10 @@ fn attributes(source: &Source) -> Vec<Violation> {
         }
         let opens =
             ["#[allow(", "#![allow(", "#[expect(", "#![expect("].iter().any(|open| line.starts_with(open));
-        if opens && !attribute_text(&source.lines[index..]).contains("reason") {
-            found.push(Violation::at(
-                source,
-                index + 1,
-                "an exception from a lint gives its `reason = \"…\"`",
-            ));
+        let explained = |text: &str| text.contains("reason") || text.contains("//");
+        if opens && !explained(&attribute_text(&source.lines[index..])) {
+            let message = "an exception from a lint says why: `reason = \"…\"`, or a remark behind it";
+            found.push(Violation::at(source, index + 1, message));
         }
     }
     found
@@ -155,6 +153,7 @@ mod tests {
     fn exceptions_give_their_reason() {
         assert_eq!(messages("//! x\n#[allow(dead_code)]\nfn a() {}\n").len(), 1);
         assert_eq!(messages("//! x\n#[allow(\n    dead_code,\n    reason = \"y\"\n)]\nfn a() {}\n"), [""; 0]);
+        assert_eq!(messages("//! x\n#[allow(dead_code)] // For y.\nfn a() {}\n"), [""; 0]);
         assert_eq!(messages("//! x\n#[ignore]\nfn a() {}\n").len(), 1);
     }
 
