@@ -50,7 +50,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_file(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Refuses a place that [`write`] could not write to, before any work is done.
+/// Refuses a place that [`write()`] could not write to, before any work is done.
 ///
 /// # Errors
 /// One line that says what is wrong with it.
