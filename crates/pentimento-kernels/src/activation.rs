@@ -78,7 +78,7 @@ pub(crate) fn quick_gelu_of<A: Arith>(x: f32) -> f32 {
 per_isa!(fn silu_chunk(x: &mut [f32]) = silu_body);
 per_isa!(fn gelu_chunk(x: &mut [f32]) = gelu_body);
 per_isa!(fn quick_gelu_chunk(x: &mut [f32]) = quick_gelu_body);
-per_isa!(fn geglu_row(x: &[f32], out: &mut [f32]) = geglu_body);
+per_isa!(pub(crate) fn geglu_row(x: &[f32], out: &mut [f32]) = geglu_body);
 per_isa!(fn softmax_row(row: &mut [f32]) = softmax_body);
 
 #[inline(always)]

@@ -10,7 +10,9 @@ use crate::bf16::round_pairs;
 use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
-use crate::scratch::{self, LANES, Line, SharedOut, words_mut};
+use crate::scratch::{self, LANES, SharedOut, words_mut};
+
+pub(crate) type Range = std::ops::Range<usize>;
 
 /// What happens to a product after the bias, before it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,7 @@ pub enum Epilogue<'a> {
 const TASK_ROWS: usize = 16 * ROWS;
 
 /// Columns in a register tile.
-const TILE_COLUMNS: usize = GROUPS * LANES;
+pub(crate) const TILE_COLUMNS: usize = GROUPS * LANES;
 
 /// A linear layer: `out[rows, n] = epilogue(x[rows, k] · wᵀ + bias)`. Row `i` of the result has the same bytes
 /// whatever the number of rows and threads.
@@ -70,7 +72,7 @@ pub fn linear(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32
 }
 
 /// Rows and columns of a task, so that every thread gets several. Does not influence the results.
-fn task_shape(rows: usize, n: usize, threads: usize) -> (usize, usize) {
+pub(crate) fn task_shape(rows: usize, n: usize, threads: usize) -> (usize, usize) {
     let row_tasks = rows.div_ceil(TASK_ROWS);
     let task_rows = rows.div_ceil(row_tasks).next_multiple_of(ROWS);
     let column_tasks = (4 * threads).div_ceil(row_tasks).min(n.div_ceil(TILE_COLUMNS)).max(1);
@@ -87,58 +89,19 @@ struct Layer<'a> {
     out: SharedOut,
 }
 
-type Range = std::ops::Range<usize>;
-
 impl Layer<'_> {
     /// One task.
     fn block(&self, rows: Range, columns: Range) {
-        match self.w.precision() {
-            Precision::F32 => {
-                let x = self.x[rows.start * self.w.k()..].as_ptr().cast();
-                self.sum(rows, columns, x, self.w.k());
-            }
-            Precision::Bf16 => {
-                let (k, steps) = (self.w.k(), self.w.steps());
-                scratch::with(rows.len() * steps, |lines| {
-                    let words = &mut words_mut(lines)[..rows.len() * steps];
-                    for (row, words) in rows.clone().zip(words.chunks_exact_mut(steps.max(1))) {
-                        round_pairs(self.isa, &self.x[row * k..][..k], words);
-                    }
-                    self.sum(rows, columns, words.as_ptr(), steps);
-                });
-            }
-        }
-    }
-
-    /// The block's products; `a` points to the words of the block's first row.
-    fn sum(&self, rows: Range, columns: Range, a: *const u32, a_stride: usize) {
-        let (n, steps) = (self.w.n(), self.w.steps());
-        for step in (0..steps.max(1)).step_by(STEPS) {
-            let count = STEPS.min(steps - step);
-            for column in columns.clone().step_by(TILE_COLUMNS) {
-                let width = TILE_COLUMNS.min(columns.end - column);
-                let b: *const Line = self.w.lines().as_ptr().wrapping_add(column / LANES * steps + step);
-                for row in rows.clone().step_by(ROWS) {
-                    let height = ROWS.min(rows.end - row);
-                    let tile = Tile {
-                        steps: count,
-                        a: a.wrapping_add((row - rows.start) * a_stride + step),
-                        a_stride,
-                        b,
-                        b_stride: steps,
-                        c: self.out.at(row * n + column),
-                        c_stride: n,
-                        add: step > 0,
-                    };
-                    // SAFETY: rows, columns and steps lie inside the operands by the ranges' bounds, and this task
-                    // alone writes this block of the output.
-                    unsafe { self.kernel.run(height, width, &tile) };
-                    if step + count == steps {
-                        self.finish(row..row + height, column, width);
-                    }
-                }
-            }
-        }
+        let n = self.w.n();
+        with_words(self.isa, self.x, self.w, &rows, |a, a_stride| {
+            let c = self.out.at(rows.start * n + columns.start);
+            let product = Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: n };
+            let finish = |block: Range, column, width| {
+                self.finish(rows.start + block.start..rows.start + block.end, column, width);
+            };
+            // SAFETY: rows and columns lie inside the tensors, and this task alone writes this block of the output.
+            unsafe { product.sum(rows.len(), columns, finish) };
+        });
     }
 
     /// Bias and epilogue on a finished tile, while it is in the first-level cache.
@@ -153,6 +116,77 @@ impl Layer<'_> {
                     finish_row(self.isa, out, bias, &added[from..from + width], self.epilogue)
                 }
                 _ => finish_row(self.isa, out, bias, &[], self.epilogue),
+            }
+        }
+    }
+}
+
+/// Calls `body` with the words of some rows of `x` in the weights' precision, and the words per row: where they lie in
+/// f32, rounded into scratch in bf16.
+pub(crate) fn with_words(
+    isa: Isa,
+    x: &[f32],
+    w: &PackedWeights,
+    rows: &Range,
+    body: impl FnOnce(*const u32, usize),
+) {
+    let (k, steps) = (w.k(), w.steps());
+    let x = &x[rows.start * k..rows.end * k];
+    match w.precision() {
+        Precision::F32 => body(x.as_ptr().cast(), k),
+        Precision::Bf16 => scratch::with(rows.len() * steps, |lines| {
+            let words = words_mut(lines);
+            for (row, words) in x.chunks_exact(k.max(1)).zip(words.chunks_exact_mut(steps.max(1))) {
+                round_pairs(isa, row, words);
+            }
+            body(words.as_ptr(), steps);
+        }),
+    }
+}
+
+/// Rows of words times packed weights.
+pub(crate) struct Product<'a> {
+    pub(crate) kernel: Kernel,
+    pub(crate) w: &'a PackedWeights,
+    /// First row of the left factor, and words from row to row.
+    pub(crate) a: *const u32,
+    pub(crate) a_stride: usize,
+    /// The first row's first column of the result, and elements from row to row.
+    pub(crate) c: *mut f32,
+    pub(crate) c_stride: usize,
+}
+
+impl Product<'_> {
+    /// Writes the products of `rows` rows with a range of the weights' columns, which starts at a multiple of 16.
+    /// `finish(rows, column, width)` is called on each register tile when it is complete.
+    ///
+    /// # Safety
+    /// `a` and `c` must be valid for these rows and columns, and `c` not be accessed by anyone else meanwhile.
+    pub(crate) unsafe fn sum(&self, rows: usize, columns: Range, finish: impl Fn(Range, usize, usize)) {
+        let steps = self.w.steps();
+        assert!(columns.start.is_multiple_of(LANES) && columns.end <= self.w.n(), "columns of the weights");
+        for step in (0..steps.max(1)).step_by(STEPS) {
+            let count = STEPS.min(steps - step);
+            for column in columns.clone().step_by(TILE_COLUMNS) {
+                let width = TILE_COLUMNS.min(columns.end - column);
+                for row in (0..rows).step_by(ROWS) {
+                    let height = ROWS.min(rows - row);
+                    let tile = Tile {
+                        steps: count,
+                        a: self.a.wrapping_add(row * self.a_stride + step),
+                        a_stride: self.a_stride,
+                        b: self.w.lines().as_ptr().wrapping_add(column / LANES * steps + step),
+                        b_stride: steps,
+                        c: self.c.wrapping_add(row * self.c_stride + column - columns.start),
+                        c_stride: self.c_stride,
+                        add: step > 0,
+                    };
+                    // SAFETY: the weights hold these columns by the assertion; the rest is the caller's promise.
+                    unsafe { self.kernel.run(height, width, &tile) };
+                    if step + count == steps {
+                        finish(row..row + height, column, width);
+                    }
+                }
             }
         }
     }

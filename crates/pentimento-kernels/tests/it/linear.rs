@@ -1,4 +1,6 @@
-use pentimento_kernels::{Epilogue, Isa, Layout, PackedWeights, Precision, linear, matmul};
+use pentimento_kernels::{
+    Epilogue, Isa, Layout, PackedWeights, Precision, geglu, linear, linear_geglu, matmul,
+};
 
 use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
 
@@ -119,6 +121,35 @@ fn a_row_does_not_depend_on_its_neighbours_or_on_threads() {
                 assert_same_bytes(&run(first, count), &all[first * n..(first + count) * n], "rows alone");
             }
             same_for_any_threads(|| run(0, rows));
+        }
+    });
+}
+
+#[test]
+fn geglu_in_one_pass_is_the_same_as_in_two() {
+    on_each_isa(|isa| {
+        for (rows, n, k) in [(1, 16, 5), (97, 80, 40), (13, 208, 300), (200, 64, 7)] {
+            let mut random = Random(rows as u64);
+            let (x, w, bias) = (random.values(rows * k), random.values(2 * n * k), random.values(2 * n));
+            for precision in Precision::ALL {
+                let packed = PackedWeights::pack(&w[..], 2 * n, k, precision);
+                let run = |bias: Option<&[f32]>| {
+                    let mut out = vec![f32::NAN; rows * n];
+                    linear_geglu(&x, &packed, bias, &mut out);
+                    out
+                };
+                for bias in [None, Some(&bias[..])] {
+                    let (mut wide, mut expected) = (vec![0.0; rows * 2 * n], vec![0.0; rows * n]);
+                    linear(&x, &packed, bias, &mut wide, Epilogue::None);
+                    geglu(&wide, n, &mut expected);
+                    assert_same_bytes(
+                        &run(bias),
+                        &expected,
+                        &format!("{isa:?} {precision:?} {rows}x{n}x{k}"),
+                    );
+                }
+                same_for_any_threads(|| run(Some(&bias)));
+            }
         }
     });
 }
