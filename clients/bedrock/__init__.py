@@ -1,0 +1,1 @@
+"""Bedrock's clients against a running server."""
