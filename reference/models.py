@@ -152,7 +152,9 @@ def main():
 
     shutil.copytree(arguments.default_model / "scheduler", golden.MODELS / "tiny-v" / "scheduler")
     taesd = golden.MODELS / "tiny-taesd"
-    randomise(vae_tiny(), 5).save_pretrained(taesd / "vae")
+    vae = randomise(vae_tiny(), 5)
+    vae.decoder.layers[-1].bias.data += 0.75  # it gives [0, 1]: without this its pictures would be black
+    vae.save_pretrained(taesd / "vae")
     write_index(taesd, index | {"vae": ["diffusers", "AutoencoderTiny"]})
     sharded = golden.MODELS / "tiny-bf16-sharded" / "unet"
     randomise(unet_sd21(), 6).bfloat16().save_pretrained(sharded, max_shard_size="90KB")

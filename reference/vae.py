@@ -12,7 +12,7 @@ import torch
 import golden
 import models
 
-SIZES = {"tiny-sd15": [(1, 32, 32), (2, 16, 40)], "tiny-taesd": [(1, 32, 32), (2, 16, 40)], "default": [(1, 32, 48)]}
+SIZES = {"tiny-sd15": [(1, 16, 24), (2, 8, 16)], "tiny-taesd": [(1, 16, 24), (2, 8, 16)], "default": [(1, 24, 32)]}
 
 
 def main():
