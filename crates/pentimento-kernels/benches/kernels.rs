@@ -11,6 +11,28 @@ use criterion::{Criterion, Throughput};
 use pentimento_kernels::*;
 use rayon::prelude::*;
 
+/// `(rows, k, n)`
+const LINEAR: [(usize, usize, usize); 7] = [
+    (4096, 320, 320),
+    (8192, 320, 2560),
+    (8192, 1280, 320),
+    (2048, 640, 5120),
+    (512, 1280, 1280),
+    (128, 1280, 10240),
+    (2, 1280, 1280),
+];
+
+/// `(c_in, c_out, height and width)`
+const CONV: [(usize, usize, usize); 7] = [
+    (4, 320, 64),
+    (320, 320, 64),
+    (640, 640, 32),
+    (1280, 1280, 16),
+    (1280, 1280, 8),
+    (320, 4, 64),
+    (128, 128, 256),
+];
+
 struct Bench {
     criterion: Criterion,
     peak: f64,
@@ -68,18 +90,39 @@ impl Bench {
         );
     }
 
-    fn attention(&mut self, queries: usize, keys: usize, head_dim: usize) {
+    fn winograd(&mut self, c_in: usize, c_out: usize, size: usize) {
+        let shape = [2, c_in, size, size];
+        let (x, w) = (values(shape.iter().product()), values(c_out * c_in * 9));
+        let (bias, mut out) = (values(c_out), vec![0.0; 2 * c_out * size * size]);
+        let options = ConvOptions { padding: Padding::all(1), bias: Some(&bias), ..ConvOptions::default() };
+        let flops = 2 * 2 * size * size * c_in * c_out * 9;
+        for (storage, packed) in [
+            ("F32", PackedConv::pack_winograd(&w[..], c_out, c_in)),
+            ("F16", PackedConv::pack_winograd_f16(&w[..], c_out, c_in)),
+        ] {
+            self.run(&format!("winograd {storage} 3x3 {c_in}->{c_out} {size}x{size}"), flops, || {
+                conv2d(black_box(&x), shape, &packed, &options, &mut out);
+            });
+        }
+    }
+
+    fn geglu(&mut self, precision: Precision, rows: usize, k: usize, n: usize) {
+        let (x, w) = (values(rows * k), values(2 * n * k));
+        let packed = PackedWeights::pack(&w[..], 2 * n, k, precision);
+        let mut out = vec![0.0; rows * n];
+        self.run(&format!("linear + GEGLU {precision:?} {rows}x{k}x2x{n}"), 4 * rows * k * n, || {
+            linear_geglu(black_box(&x), &packed, None, &mut out);
+        });
+    }
+
+    fn attention(&mut self, precision: Precision, queries: usize, keys: usize, head_dim: usize) {
         let shape = AttentionShape { batch: 2, heads: 8, head_dim, queries, keys };
-        let (q, k, v) =
-            (values(16 * queries * head_dim), values(16 * keys * head_dim), values(16 * keys * head_dim));
-        let mut out = vec![0.0; q.len()];
-        self.run(
-            &format!("attention {queries} to {keys}, 8 heads of {head_dim}"),
-            4 * 16 * queries * keys * head_dim,
-            || {
-                attention(black_box(&q), &k, &v, shape, 0.15, Mask::None, &mut out);
-            },
-        );
+        let (q, k) = (values(16 * queries * head_dim), values(16 * keys * head_dim));
+        let (v, mut out) = (values(k.len()), vec![0.0; q.len()]);
+        let name = format!("attention {precision:?} {queries} to {keys}, 8 heads of {head_dim}");
+        self.run(&name, 4 * 16 * queries * keys * head_dim, || {
+            attention_in(precision, black_box(&q), &k, &v, shape, 0.15, Mask::None, &mut out);
+        });
     }
 
     /// Memory-bound kernels, in elements rather than operations.
@@ -123,34 +166,22 @@ fn main() {
     println!("{:?}, {} threads, f32 peak {peak:.0} GFLOP/s\n", Isa::detect(), rayon::current_num_threads());
     let mut bench = Bench { criterion, peak };
     for precision in Precision::ALL {
-        for (rows, k, n) in [
-            (4096, 320, 320),
-            (8192, 320, 2560),
-            (8192, 1280, 320),
-            (2048, 640, 5120),
-            (512, 1280, 1280),
-            (128, 1280, 10240),
-            (2, 1280, 1280),
-        ] {
+        for (rows, k, n) in LINEAR {
             bench.linear(precision, rows, k, n);
         }
-        for (c_in, c_out, size) in [
-            (4, 320, 64),
-            (320, 320, 64),
-            (640, 640, 32),
-            (1280, 1280, 16),
-            (1280, 1280, 8),
-            (320, 4, 64),
-            (128, 128, 256),
-        ] {
+        bench.geglu(precision, 8192, 320, 1280);
+        for (c_in, c_out, size) in CONV {
             bench.conv(precision, 3, c_in, c_out, size);
         }
         bench.conv(precision, 1, 320, 320, 64);
         bench.conv(precision, 1, 1280, 1280, 16);
+        for (tokens, head_dim) in [(4096, 40), (1024, 80), (256, 160), (64, 160)] {
+            bench.attention(precision, tokens, tokens, head_dim);
+            bench.attention(precision, tokens, 77, head_dim);
+        }
     }
-    for (tokens, head_dim) in [(4096, 40), (1024, 80), (256, 160), (64, 160)] {
-        bench.attention(tokens, tokens, head_dim);
-        bench.attention(tokens, 77, head_dim);
+    for (c_in, c_out, size) in [(320, 320, 64), (640, 640, 32), (1280, 1280, 16), (128, 128, 256)] {
+        bench.winograd(c_in, c_out, size);
     }
     bench.norms();
     bench.criterion.final_summary();
