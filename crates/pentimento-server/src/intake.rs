@@ -99,7 +99,12 @@ impl Intake {
             Trouble::Refused(refusal) => {
                 // A client that asked first is waiting for the answer and sends nothing.
                 if refusal != Refusal::BodyTooSlow && !parts.headers.contains_key(EXPECT) {
-                    task::spawn(drain(incoming));
+                    let drained = task::spawn(drain(incoming));
+                    // Node's HTTP/2 client resets a stream that is answered before it sent everything, and shows its
+                    // user that reset instead of the answer.
+                    if parts.version == Version::HTTP_2 {
+                        let _ = drained.await;
+                    }
                 }
                 Err(Rejection::Reply(protocol.refuse(refusal, context)))
             }

@@ -4,9 +4,19 @@ use crate::{
     client::{ask, connect, draw, http1_on, http2_on, post, rest, send1, send2, socket_with, soon},
     fake::{BODY_LIMIT, Fixture, eventually},
 };
-use hyper::client::conn::http2;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body_util::StreamBody;
+use hyper::{Request, body::Frame, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn json_of(bytes: usize) -> String {
@@ -33,6 +43,26 @@ async fn a_connection_survives_a_body_that_is_too_large() {
     let large = json_of(5 * BODY_LIMIT);
     assert_eq!(send2(&mut sender, post("http://localhost/fake/x", &large)).await.status, 413);
     assert_eq!(send2(&mut sender, post("http://localhost/fake/x", "{}")).await.status, 200);
+}
+
+#[tokio::test]
+async fn over_http2_the_answer_comes_after_the_end_of_a_body_that_is_too_large() {
+    let fixture = Fixture::start().await;
+    let io = TokioIo::new(connect(fixture.address).await);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.expect("a handshake");
+    tokio::spawn(connection);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let pieces = stream::iter(0..20).map({
+        let sent = Arc::clone(&sent);
+        move |_| {
+            sent.fetch_add(BODY_LIMIT, Ordering::Relaxed);
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b' '; BODY_LIMIT])))
+        }
+    });
+    let request = Request::post("http://localhost/fake/x").header("content-length", 20 * BODY_LIMIT);
+    let request = request.body(StreamBody::new(pieces)).expect("a request");
+    let answer = soon(sender.send_request(request)).await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), sent.load(Ordering::Relaxed)), (413, 20 * BODY_LIMIT));
 }
 
 #[tokio::test]
