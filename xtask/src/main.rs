@@ -3,6 +3,7 @@
 //! ```text
 //! cargo xtask check     everything that CI runs: fmt, clippy, documentation, tidy, tests, clients
 //! cargo xtask test      the tests: those of Rust, and the clients' own programs against a running server
+//! cargo xtask clients   the second half of these alone
 //! cargo xtask tidy      the invariants of ARCHITECTURE.md that no compiler checks
 //! cargo xtask man DIR   manual pages and shell completions, as packages want them
 //! ```
@@ -16,7 +17,7 @@ use anyhow::{Result, bail};
 use run::{Step, root};
 use std::{path::Path, process::ExitCode};
 
-const USAGE: &str = "usage: cargo xtask check | test | tidy | man DIR";
+const USAGE: &str = "usage: cargo xtask check | test | clients | tidy | man DIR";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +35,7 @@ fn chore(words: &[&str]) -> Result<()> {
     match words {
         ["check"] => check(),
         ["test"] => test(),
+        ["clients"] => clients::test(),
         ["tidy"] => tidy(),
         ["man", folder] => manual::write(Path::new(folder)),
         _ => bail!("{USAGE}"),
