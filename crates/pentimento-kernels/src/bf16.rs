@@ -11,10 +11,35 @@ pub(crate) fn round_to_bf16(value: f32) -> u16 {
     (if value.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
 }
 
-per_isa!(pub(crate) fn round_slice(values: &[f32], out: &mut [u16]) = round_slice_body);
+/// Rounds each value. The bf16 instructions take subnormal values for zero, as their dot product does.
+pub(crate) fn round_slice(isa: Isa, values: &[f32], out: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        let whole = values.len().min(out.len()) / 16 * 16;
+        // SAFETY: the level was checked when it became current.
+        unsafe { round_vectors(&values[..whole], &mut out[..whole]) };
+        return round_rest(isa, &values[whole..], &mut out[whole..]);
+    }
+    round_rest(isa, values, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn round_vectors(values: &[f32], out: &mut [u16]) {
+    use std::arch::x86_64::*;
+    for (out, values) in out.chunks_exact_mut(16).zip(values.chunks_exact(16)) {
+        // SAFETY: both chunks hold 16 elements; a __m256bh is 16 halves.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), std::mem::transmute::<__m256bh, __m256i>(rounded));
+        }
+    }
+}
+
+per_isa!(fn round_rest(values: &[f32], out: &mut [u16]) = round_rest_body);
 
 #[inline(always)]
-fn round_slice_body<A: Arith>(values: &[f32], out: &mut [u16]) {
+fn round_rest_body<A: Arith>(values: &[f32], out: &mut [u16]) {
     for (out, value) in out.iter_mut().zip(values) {
         *out = round_to_bf16(*value);
     }

@@ -123,11 +123,7 @@ fn copy_value_body<A: Arith>(value: &[f32], lines: &mut [Line]) {
     for (group, chunk) in value.chunks(LANES).enumerate() {
         let line = &mut lines[group * BLOCK].0;
         let mut values = [0.0_f32; LANES];
-        if chunk.len() == LANES {
-            values.copy_from_slice(chunk);
-        } else {
-            values[..chunk.len()].copy_from_slice(chunk);
-        }
+        copy_lanes(chunk, &mut values);
         for lane in 0..LANES {
             line[lane] = values[lane].to_bits();
         }
@@ -140,12 +136,22 @@ fn pair_values_body<A: Arith>(value: &[f32], next: &[f32], lines: &mut [Line]) {
     for (group, chunk) in value.chunks(LANES).enumerate() {
         let line = &mut lines[group * BLOCK].0;
         let (mut low, mut high) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        low[..chunk.len()].copy_from_slice(chunk);
+        copy_lanes(chunk, &mut low);
         if !next.is_empty() {
-            high[..chunk.len()].copy_from_slice(&next[group * LANES..][..chunk.len()]);
+            copy_lanes(&next[group * LANES..][..chunk.len()], &mut high);
         }
         for lane in 0..LANES {
             line[lane] = pair(low[lane], high[lane]);
         }
+    }
+}
+
+/// Copies up to 16 values; the common lengths without a call.
+#[inline(always)]
+fn copy_lanes(from: &[f32], to: &mut [f32; LANES]) {
+    match from.len() {
+        LANES => to.copy_from_slice(from),
+        8 => to[..8].copy_from_slice(from),
+        len => to[..len].copy_from_slice(from),
     }
 }
