@@ -83,6 +83,12 @@ class Leaving(unittest.TestCase):
         self.assertLess(self.server.until("pentimento_jobs_running", 0), 1.0)
         self.assertEqual(self.server.metric(CANCELLED) - before, 1)
 
+    def test_a_job_that_is_still_at_its_texts(self):
+        texts = [{"text": f"{number} " + "far, " * 390} for number in range(64)]
+        with raw.sent(self.server, json.dumps({**SHORT, "text_prompts": texts}).encode()):
+            self.server.until("pentimento_jobs_running", 1)
+        self.assertLess(self.server.until("pentimento_jobs_running", 0, 60), 1.0)
+
     def test_a_waiting_job(self):
         with raw.sent(self.server, RANDOM) as first:
             self.server.until("pentimento_jobs_running", 1)

@@ -36,7 +36,7 @@ pub(crate) fn generate(
     let plan = Plan::new(model, request)?;
     let input = Input::of(&request.task, &plan.frame)?;
     enter(progress, Stage::Text)?;
-    let prompts = prompt::embed(&model.tokenizer, &model.text, &request.prompts)?;
+    let prompts = prompt::embed(&model.tokenizer, &model.text, &request.prompts, &mut || part(progress))?;
     let mut run = Run { model, request, plan, progress, notes: Vec::new() };
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
@@ -360,6 +360,13 @@ fn with_alpha_of(init: &Picture, picture: Picture) -> Picture {
 
 fn enter(progress: &mut dyn Progress, stage: Stage) -> Result<(), GenerateError> {
     match progress.stage(stage) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(cancellation()),
+    }
+}
+
+fn part(progress: &mut dyn Progress) -> Result<(), GenerateError> {
+    match progress.part() {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(cancellation()),
     }

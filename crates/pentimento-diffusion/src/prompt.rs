@@ -6,6 +6,7 @@
 
 use crate::{
     error::{LoadError, Result},
+    generate::internal,
     text::TextEncoder,
     tokenizer::Tokenizer,
 };
@@ -28,11 +29,13 @@ struct Read {
     report: PromptReport,
 }
 
-/// Reads and encodes all prompts.
+/// Reads and encodes all prompts. `between` is called before each chunk, and its error ends the work: sixty-four long
+/// texts take a while.
 pub(crate) fn embed(
     tokenizer: &Tokenizer,
     encoder: &TextEncoder,
     prompts: &[Prompt],
+    between: &mut dyn FnMut() -> Result<(), GenerateError>,
 ) -> Result<Embedded, GenerateError> {
     let reads = prompts
         .iter()
@@ -40,8 +43,9 @@ pub(crate) fn embed(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))?;
     let chunks = reads.iter().map(|read| read.chunks.len()).max().unwrap_or(1);
-    let half = |sign: f32| blend(tokenizer, encoder, &reads, sign, chunks).map_err(super::generate::internal);
-    let (positive, negative) = (half(1.0)?, half(-1.0)?);
+    let mut chunks =
+        Chunks { encoder, empty: tokenizer.framed(&[], encoder.length()), count: chunks, between };
+    let (positive, negative) = (chunks.blend(&reads, 1.0)?, chunks.blend(&reads, -1.0)?);
     Ok(Embedded { positive, negative, reports: reads.into_iter().map(|read| read.report).collect() })
 }
 
@@ -61,44 +65,56 @@ fn read(tokenizer: &Tokenizer, length: usize, prompt: &Prompt) -> Result<Read, L
     Ok(Read { chunks: pieces.into_iter().map(|piece| tokenizer.framed(piece, length)).collect(), report })
 }
 
-/// The weighted mean of the prompts whose weight has this sign, `chunks` chunks long.
-fn blend(
-    tokenizer: &Tokenizer,
-    encoder: &TextEncoder,
-    reads: &[Read],
-    sign: f32,
-    chunks: usize,
-) -> Result<Tensor> {
-    let empty = tokenizer.framed(&[], encoder.length());
-    let mut group: Vec<&Read> = reads.iter().filter(|read| read.report.weight * sign > 0.0).collect();
-    // The order in which prompts are given must not change a single bit of the sum.
-    group.sort_by(|a, b| {
-        let key = |read: &Read| (read.report.text.clone(), read.report.weight.to_bits());
-        key(a).cmp(&key(b))
-    });
-    let total: f64 = group.iter().map(|read| f64::from(read.report.weight).abs()).sum();
-    let mut sum: Option<Tensor> = None;
-    for read in &group {
-        let encoded = encode(encoder, &read.chunks, &empty, chunks)?;
-        if group.len() == 1 {
-            return Ok(encoded);
-        }
-        let weighted = (encoded * (f64::from(read.report.weight).abs() / total))?;
-        sum = Some(match sum {
-            Some(sum) => (sum + weighted)?,
-            None => weighted,
+/// Encodes chunks.
+struct Chunks<'a> {
+    encoder: &'a TextEncoder,
+    empty: Vec<u32>,
+    /// How many chunks every text is filled up to.
+    count: usize,
+    between: &'a mut dyn FnMut() -> Result<(), GenerateError>,
+}
+
+impl Chunks<'_> {
+    /// The weighted mean of the prompts whose weight has this sign.
+    fn blend(&mut self, reads: &[Read], sign: f32) -> Result<Tensor, GenerateError> {
+        let mut group: Vec<&Read> = reads.iter().filter(|read| read.report.weight * sign > 0.0).collect();
+        // The order in which prompts are given must not change a single bit of the sum.
+        group.sort_by(|a, b| {
+            let key = |read: &Read| (read.report.text.clone(), read.report.weight.to_bits());
+            key(a).cmp(&key(b))
         });
+        let total: f64 = group.iter().map(|read| f64::from(read.report.weight).abs()).sum();
+        let mut sum: Option<Tensor> = None;
+        for read in &group {
+            let encoded = self.encode(&read.chunks)?;
+            if group.len() == 1 {
+                return Ok(encoded);
+            }
+            let share = f64::from(read.report.weight).abs() / total;
+            sum = Some(add(sum, encoded, share).map_err(internal)?);
+        }
+        match sum {
+            Some(sum) => Ok(sum),
+            None => self.encode(&[]),
+        }
     }
-    match sum {
-        Some(sum) => Ok(sum),
-        None => encode(encoder, &[], &empty, chunks),
+
+    /// Chunk by chunk, one behind the other, filled up with empty ones.
+    fn encode(&mut self, chunks: &[Vec<u32>]) -> Result<Tensor, GenerateError> {
+        let mut states = Vec::with_capacity(self.count);
+        for index in 0..self.count {
+            (self.between)()?;
+            let ids = chunks.get(index).unwrap_or(&self.empty);
+            states.push(self.encoder.forward(ids).map_err(internal)?);
+        }
+        Tensor::cat(&states, 1).map_err(internal)
     }
 }
 
-/// Chunk by chunk, one behind the other, filled up with empty ones.
-fn encode(encoder: &TextEncoder, chunks: &[Vec<u32>], empty: &[u32], count: usize) -> Result<Tensor> {
-    let states = (0..count)
-        .map(|index| encoder.forward(chunks.get(index).map_or(empty, Vec::as_slice)))
-        .collect::<Result<Vec<_>>>()?;
-    Tensor::cat(&states, 1)
+fn add(sum: Option<Tensor>, encoded: Tensor, share: f64) -> Result<Tensor> {
+    let weighted = (encoded * share)?;
+    match sum {
+        Some(sum) => sum + weighted,
+        None => Ok(weighted),
+    }
 }

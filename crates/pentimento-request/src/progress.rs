@@ -59,6 +59,12 @@ pub trait Progress {
         ControlFlow::Continue(())
     }
 
+    /// A part of a stage is finished that is no step, such as one of many texts. `Break` ends the generation as
+    /// cancelled.
+    fn part(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// A step is finished. `Break` ends the generation as cancelled: no further step, no decoding.
     fn step(&mut self, report: &StepReport<'_>) -> ControlFlow<()>;
 }
@@ -95,6 +101,10 @@ impl Cancel {
 
 impl Progress for Cancel {
     fn stage(&mut self, _: Stage) -> ControlFlow<()> {
+        self.flow()
+    }
+
+    fn part(&mut self) -> ControlFlow<()> {
         self.flow()
     }
 

@@ -200,6 +200,10 @@ impl Progress for Timed<'_> {
         self.listener.stage(stage)
     }
 
+    fn part(&mut self) -> ControlFlow<()> {
+        self.listener.part()
+    }
+
     fn step(&mut self, report: &StepReport<'_>) -> ControlFlow<()> {
         self.listener.step(report)
     }

@@ -109,6 +109,10 @@ impl Progress for Watcher<'_> {
         self.cancel.flow()
     }
 
+    fn part(&mut self) -> ControlFlow<()> {
+        self.cancel.flow()
+    }
+
     fn step(&mut self, _: &StepReport<'_>) -> ControlFlow<()> {
         self.cancel.flow()
     }
