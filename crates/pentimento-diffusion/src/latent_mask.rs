@@ -30,9 +30,8 @@ impl KnownLatent {
 
     /// `x` after step `done` (from 0) of `steps`, with the known cells put back at the level that `x` is at now.
     pub(crate) fn reimpose(&self, x: Tensor, done: usize, steps: usize, level: NoiseLevel) -> Result<Tensor> {
-        // What takes no part in the coming step is known; after the last step, what took part in none.
-        let coming = (done + 1).min(steps - 1);
-        let free = |value: &u8| usize::from(*value) * steps >= 255 * (steps - coming);
+        // What took no part in this step is known: m < 1 - done/steps.
+        let free = |value: &u8| usize::from(*value) * steps >= 255 * (steps - done);
         if self.cells.iter().all(free) {
             return Ok(x);
         }
@@ -95,7 +94,8 @@ mod tests {
             known.reimpose(x, done, 4, NoiseLevel::CLEAN)?.flatten_all()?.to_vec1()
         };
         assert_eq!(free_after(0)?, [0.0, 0.0, 0.0, 1.0]);
-        assert_eq!(free_after(1)?, [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(free_after(1)?, [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(free_after(2)?, [0.0, 0.0, 1.0, 1.0]);
         // 30/255 is less than one step of four: that cell never takes part.
         assert_eq!(free_after(3)?, [0.0, 0.0, 1.0, 1.0]);
         Ok(())

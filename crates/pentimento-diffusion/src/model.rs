@@ -136,7 +136,7 @@ impl Configs {
             text: read_json(files, TEXT_CONFIG)?,
             unet: read_json(files, UNET_CONFIG)?,
             vae,
-            scheduler: read_json(files, SCHEDULER_CONFIG)?,
+            scheduler: as_pipelines_use_it(read_json(files, SCHEDULER_CONFIG)?),
             labels: Labels {
                 text: files.describe(TEXT_CONFIG),
                 unet: files.describe(UNET_CONFIG),
@@ -315,6 +315,12 @@ fn bind(configs: &Configs, weights: &PartWeights, precision: Precision) -> Resul
         unet: Unet::load(&scope(&weights.unet), &configs.unet, &configs.labels.unet)?,
         vae: Vae::load(&scope(&weights.vae), &configs.vae, &configs.labels.vae)?,
     })
+}
+
+/// diffusers' Stable Diffusion pipelines overrule two settings of old configurations when they are built, so a picture never
+/// depends on them: see `StableDiffusionPipeline.__init__`.
+fn as_pipelines_use_it(config: SchedulerConfig) -> SchedulerConfig {
+    SchedulerConfig { steps_offset: 1, clip_sample: Some(false), ..config }
 }
 
 /// The sampler that a scheduler class stands for, where this engine has it.

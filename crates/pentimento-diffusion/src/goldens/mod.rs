@@ -6,6 +6,7 @@
 mod denoising;
 mod networks;
 mod noise;
+mod pipelines;
 
 use crate::{
     Precision,

@@ -1,0 +1,135 @@
+//! Whole pictures against diffusers' pipelines.
+//!
+//! Every case is asked for as `generate --raw` asks. Expected is the reference's picture, or its last latent decoded here where the picture was
+//! not kept (the decoder has goldens of its own).
+
+use super::{Golden, files, reference};
+use crate::{LoadOptions, Model, Precision, pixels};
+use pentimento_imaging as imaging;
+use pentimento_request::{
+    Canvas, Channels, GenerationRequest, Generator, GuidanceScale, Picture, Prompt, Quiet, Region, Size,
+    Span, Steps, Strength, Task, Untouched,
+};
+use serde::Deserialize;
+use std::{collections::BTreeMap, sync::Arc};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    width: u32,
+    height: u32,
+    prompts: Vec<(String, f32)>,
+    sampler: String,
+    spacing: Option<String>,
+    steps: usize,
+    strength: Option<f64>,
+    cfg: f32,
+    guidance_rescale: f32,
+    seed: u64,
+    init: Option<String>,
+    mask: Option<String>,
+    picture: bool,
+    steps_run: usize,
+}
+
+impl Case {
+    fn request(&self) -> GenerationRequest {
+        let prompts =
+            self.prompts.iter().map(|(text, weight)| Prompt { text: text.clone(), weight: *weight });
+        GenerationRequest {
+            model: self.model.clone(),
+            prompts: prompts.collect(),
+            task: self.task(),
+            canvas: Canvas::Exact(Some(Size::new(self.width, self.height).expect("a size"))),
+            sampler: Some(self.sampler.parse().expect("a sampler")),
+            schedule: self.spacing.as_ref().map(|name| name.parse().expect("a schedule")),
+            steps: Steps::new(self.steps).expect("steps"),
+            guidance_scale: GuidanceScale::new(self.cfg).expect("a scale"),
+            guidance_rescale: self.guidance_rescale,
+            seed: self.seed,
+        }
+    }
+
+    fn task(&self) -> Task {
+        let Some(init) = &self.init else { return Task::TextToImage };
+        let init = Arc::new(read(&format!("inputs/{init}")));
+        let span = Span::of(Strength::new(self.strength.expect("a strength")).expect("a strength"));
+        let Some(mask) = &self.mask else { return Task::ImageToImage { init, span } };
+        let mask = imaging::mask::from_picture(&read(&format!("inputs/{mask}")), imaging::MaskSource::White);
+        Task::Repaint {
+            init,
+            mask: Arc::new(mask.expect("a mask")),
+            span,
+            region: Region::Whole,
+            untouched: Untouched::AsDecoded,
+        }
+    }
+}
+
+fn read(name: &str) -> Picture {
+    let path = reference().join("goldens/pipelines").join(name);
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let limits = imaging::Limits { bytes: 1 << 20, pixels: 1 << 20 };
+    imaging::decode(&bytes, &limits).expect("a picture")
+}
+
+fn load(model: &str) -> Model {
+    let options = LoadOptions { name: model.to_owned(), precision: Precision::F32, pixel_cap: 1 << 20 };
+    Model::load(&files(model), options).expect("a model")
+}
+
+fn cases() -> Vec<Case> {
+    let path = reference().join("goldens/pipelines/cases.json");
+    let text = std::fs::read(path).expect("the cases");
+    serde_json::from_slice(&text).expect("cases in JSON")
+}
+
+/// Equal bytes, bytes within 1, and the largest difference.
+fn compare(got: &Picture, expected: &Picture) -> (f64, f64, u8) {
+    assert_eq!((got.size(), got.channels()), (expected.size(), expected.channels()));
+    let differences: Vec<u8> =
+        got.pixels().iter().zip(expected.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let share = |limit| differences.iter().filter(|difference| **difference <= limit).count() as f64;
+    let count = differences.len() as f64;
+    (share(0) / count, share(1) / count, differences.iter().copied().max().unwrap_or_default())
+}
+
+#[test]
+fn pictures_are_those_of_the_reference() {
+    let latents = Golden::open("pipelines/latents");
+    let mut models: BTreeMap<String, Model> = BTreeMap::new();
+    let (mut equal, mut count) = (0.0, 0.0);
+    for case in cases() {
+        let model = models.entry(case.model.clone()).or_insert_with(|| load(&case.model));
+        let image = model.generate(&case.request(), &mut Quiet).expect("a picture");
+        assert_eq!(image.receipt.steps_run, case.steps_run, "{}", case.name);
+        let expected = if case.picture {
+            read(&format!("pictures/{}.png", case.name))
+        } else {
+            let decoded = model.networks.vae.decode(&latents.tensor(&case.name));
+            decoded.and_then(|decoded| pixels::to_picture(&decoded)).expect("a picture")
+        };
+        assert_eq!(image.picture.channels(), Channels::Rgb);
+        let (same, near, largest) = compare(&image.picture, &expected);
+        // design: 99.9 % of bytes within 1, none off by more than 3.
+        assert!(near >= 0.999 && largest <= 3, "{}: {near:.4} within 1, largest {largest}", case.name);
+        (equal, count) = (equal + same, count + 1.0);
+    }
+    println!("{:.3} % of bytes equal over {count} pictures", 100.0 * equal / count);
+    assert!(count > 50.0);
+}
+
+#[test]
+fn threads_change_no_byte() {
+    let case = cases().into_iter().find(|case| case.name == "default_masked_ddim_20").expect("the case");
+    let request = GenerationRequest { steps: Steps::new(4).expect("steps"), ..case.request() };
+    let with_threads = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let model = pool.install(|| load("default"));
+        let image = pool.install(|| model.generate(&request, &mut Quiet).expect("a picture"));
+        (image.picture, image.receipt.pixels_hash)
+    };
+    let one = with_threads(1);
+    assert!(one == with_threads(2) && one == with_threads(3));
+}

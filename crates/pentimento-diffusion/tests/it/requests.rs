@@ -1,0 +1,298 @@
+//! Prompts, masks, sizes, cancellation, receipts.
+
+use crate::TINY;
+use pentimento_request::{
+    Canvas, Channels, ErrorKind, GeneratedImage, GenerationRequest, Generator, GuidanceScale, Mask, Picture,
+    Progress, Prompt, Quiet, Region, Sampler, Size, Span, Stage, StepReport, Steps, Strength, Task,
+    Untouched,
+};
+use std::{ops::ControlFlow, sync::Arc};
+
+fn size(width: u32, height: u32) -> Size {
+    Size::new(width, height).expect("a size")
+}
+
+fn prompts(weighted: &[(&str, f32)]) -> Vec<Prompt> {
+    weighted.iter().map(|(text, weight)| Prompt { text: (*text).to_owned(), weight: *weight }).collect()
+}
+
+fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
+    GenerationRequest {
+        model: "tiny".to_owned(),
+        prompts: prompts(weighted),
+        task: Task::TextToImage,
+        canvas: Canvas::Exact(None),
+        sampler: None,
+        schedule: None,
+        steps: Steps::new(3).expect("steps"),
+        guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
+        guidance_rescale: 0.0,
+        seed: 7,
+    }
+}
+
+fn draw(request: &GenerationRequest) -> GeneratedImage {
+    TINY.generate(request, &mut Quiet).expect("a picture")
+}
+
+fn hash(request: &GenerationRequest) -> String {
+    draw(request).receipt.pixels_hash
+}
+
+/// A picture in which no two neighbours are alike.
+fn picture(size: Size, channels: Channels) -> Arc<Picture> {
+    let count = size.pixels() as usize * channels.count();
+    let pixels = (0..count).map(|index| (index * 37 % 251) as u8).collect();
+    Arc::new(Picture::new(size, channels, pixels).expect("a picture"))
+}
+
+/// White in the middle third of both sides.
+fn mask(size: Size) -> Arc<Mask> {
+    let inside = |at: u32, side: u32| at >= side / 3 && at < side * 2 / 3;
+    let values = (0..size.height()).flat_map(|y| {
+        (0..size.width()).map(move |x| 255 * u8::from(inside(x, size.width()) && inside(y, size.height())))
+    });
+    Arc::new(Mask::new(size, values.collect()).expect("a mask"))
+}
+
+fn repaint(init: Arc<Picture>, mask: Arc<Mask>) -> GenerationRequest {
+    let task = Task::Repaint {
+        init,
+        mask,
+        span: Span::of(Strength::FULL),
+        region: Region::Surroundings { padding: 4 },
+        untouched: Untouched::Restored,
+    };
+    GenerationRequest { task, canvas: Canvas::Native(None), ..text_to_image(&[("a cat", 1.0)]) }
+}
+
+#[test]
+fn one_positive_prompt_of_any_weight_counts_as_one() {
+    let expected = hash(&text_to_image(&[("a cat", 1.0)]));
+    for weight in [0.01, 0.5, 100.0] {
+        assert_eq!(hash(&text_to_image(&[("a cat", weight)])), expected, "{weight}");
+    }
+}
+
+#[test]
+fn the_order_of_prompts_does_not_matter() {
+    let forwards = [("a cat", 1.0), ("a red flower", 0.3), ("dog", 0.7), ("blurry", -1.0), ("dark", -0.2)];
+    let mut backwards = forwards;
+    backwards.reverse();
+    assert_eq!(hash(&text_to_image(&forwards)), hash(&text_to_image(&backwards)));
+}
+
+#[test]
+fn a_weight_of_zero_counts_for_nothing() {
+    let with = hash(&text_to_image(&[("a cat", 1.0), ("a dog", 0.0)]));
+    assert_eq!(with, hash(&text_to_image(&[("a cat", 1.0)])));
+    assert_eq!(hash(&text_to_image(&[("a dog", 0.0)])), hash(&text_to_image(&[])));
+}
+
+#[test]
+fn weights_and_signs_do_matter() {
+    let pictures = [
+        hash(&text_to_image(&[("a cat", 1.0)])),
+        hash(&text_to_image(&[("a cat", 1.0), ("a dog", -1.0)])),
+        hash(&text_to_image(&[("a cat", 1.0), ("a dog", 1.0)])),
+        hash(&text_to_image(&[("a cat", 1.0), ("a dog", 3.0)])),
+    ];
+    for (index, picture) in pictures.iter().enumerate() {
+        assert!(!pictures[..index].contains(picture), "{index}");
+    }
+}
+
+#[test]
+fn long_prompts_are_cut_into_chunks_and_counted() {
+    let long = "a cat, ".repeat(100);
+    let image = draw(&text_to_image(&[(&long, 1.0), ("short", -1.0)]));
+    let [first, second] = image.receipt.prompts.as_slice() else { panic!("two reports") };
+    assert_eq!(first.chunks, [75, 75, 75, 75]);
+    assert_eq!(second.chunks.len(), 1);
+    assert_eq!((first.truncated, second.truncated), (0, 0));
+}
+
+#[test]
+fn no_text_breaks_the_tokenizer() {
+    for text in ["", " ", "\0", "(((a)))),", "猫🐈\u{202e}", "\u{fffd}\u{0301}", "<|endoftext|>x", "\n\t\r"]
+    {
+        draw(&GenerationRequest { steps: Steps::new(1).expect("a step"), ..text_to_image(&[(text, 1.0)]) });
+    }
+}
+
+#[test]
+fn unmasked_pixels_keep_their_bytes() {
+    // Smaller than native, native, larger in one side, larger in both, odd sizes.
+    for (width, height) in [(40, 24), (64, 64), (200, 50), (190, 131)] {
+        for channels in [Channels::Rgb, Channels::Rgba] {
+            let (init, mask) = (picture(size(width, height), channels), mask(size(width, height)));
+            let image = draw(&repaint(init.clone(), mask.clone()));
+            assert_eq!((image.picture.size(), image.picture.channels()), (init.size(), channels));
+            let pixels =
+                init.pixels().chunks(channels.count()).zip(image.picture.pixels().chunks(channels.count()));
+            let mut repainted = 0;
+            for ((before, after), mask) in pixels.zip(mask.values()) {
+                assert!(*mask > 0 || before == after);
+                repainted += usize::from(before != after);
+            }
+            assert!(repainted > 0, "{width}x{height}: nothing was repainted");
+        }
+    }
+}
+
+#[test]
+fn a_large_picture_is_repainted_around_its_mask_at_the_native_size() {
+    let (init, mask) = (picture(size(300, 200), Channels::Rgb), mask(size(300, 200)));
+    let receipt = draw(&repaint(init, mask)).receipt;
+    // The mask is 100x67 and 4 pixels are shown around it: 108x108.
+    assert_eq!(receipt.region, Some([96, 45, 108, 108]));
+    assert_eq!(receipt.worked_at, size(64, 64));
+    assert_eq!(receipt.size, size(300, 200));
+}
+
+#[test]
+fn nothing_to_do_gives_the_input_back() {
+    let init = picture(size(64, 64), Channels::Rgb);
+    let empty = Arc::new(Mask::new(size(64, 64), vec![0; 64 * 64]).expect("a mask"));
+    let untouched = draw(&repaint(init.clone(), empty));
+    assert_eq!(untouched.picture, *init);
+    assert!(untouched.receipt.notes[0].contains("mask is empty"), "{:?}", untouched.receipt.notes);
+    let task =
+        Task::ImageToImage { init: init.clone(), span: Span::of(Strength::new(0.2).expect("a strength")) };
+    let request = GenerationRequest { task, canvas: Canvas::Native(None), ..text_to_image(&[]) };
+    assert_eq!(draw(&request).picture, *init);
+}
+
+#[test]
+fn sizes_are_exact_or_brought_to_what_was_asked() {
+    let exact = |canvas| draw(&GenerationRequest { canvas, ..text_to_image(&[("a cat", 1.0)]) }).receipt;
+    let receipt = exact(Canvas::Exact(Some(size(40, 88))));
+    assert_eq!((receipt.worked_at, receipt.size), (size(40, 88), size(40, 88)));
+    let receipt = exact(Canvas::Native(Some(size(512, 256))));
+    assert_eq!((receipt.worked_at, receipt.size), (size(88, 48), size(512, 256)));
+    let receipt = exact(Canvas::Native(None));
+    assert_eq!((receipt.worked_at, receipt.size), (size(64, 64), size(64, 64)));
+}
+
+#[test]
+fn requests_that_cannot_be_are_refused_by_field() {
+    let base = || text_to_image(&[("a cat", 1.0)]);
+    let odd_mask = mask(size(32, 32));
+    for (request, kind, word) in [
+        (GenerationRequest { model: "x".into(), ..base() }, ErrorKind::ModelNotFound, "'x'"),
+        (GenerationRequest { sampler: Some(Sampler::KHeun), ..base() }, ErrorKind::Unsupported, "K_HEUN"),
+        (
+            GenerationRequest { canvas: Canvas::Exact(Some(size(65, 64))), ..base() },
+            ErrorKind::InvalidRequest,
+            "65x64",
+        ),
+        (
+            GenerationRequest { canvas: Canvas::Exact(Some(size(1024, 1024))), ..base() },
+            ErrorKind::InvalidRequest,
+            "pixels",
+        ),
+        (
+            GenerationRequest { guidance_rescale: 2.0, ..base() },
+            ErrorKind::InvalidRequest,
+            "guidance_rescale",
+        ),
+        (
+            GenerationRequest { prompts: prompts(&[("a", f32::NAN)]), ..base() },
+            ErrorKind::InvalidRequest,
+            "weight",
+        ),
+        (repaint(picture(size(64, 64), Channels::Rgb), odd_mask), ErrorKind::InvalidRequest, "mask"),
+    ] {
+        let error = TINY.generate(&request, &mut Quiet).expect_err("a refusal");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+/// Breaks off at a stage or after a step, and remembers what it heard.
+#[derive(Default)]
+struct Listener {
+    stop_at: Option<Stage>,
+    stop_after: Option<usize>,
+    stages: Vec<Stage>,
+    steps: Vec<usize>,
+    previews: Vec<Size>,
+}
+
+impl Progress for Listener {
+    fn stage(&mut self, stage: Stage) -> ControlFlow<()> {
+        self.stages.push(stage);
+        if self.stop_at == Some(stage) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn step(&mut self, report: &StepReport<'_>) -> ControlFlow<()> {
+        self.steps.push(report.step);
+        self.previews.extend((report.preview)().map(|preview| preview.size()));
+        if self.stop_after == Some(report.step) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[test]
+fn progress_tells_stages_steps_and_previews() {
+    let mut listener = Listener::default();
+    let request = repaint(picture(size(64, 64), Channels::Rgb), mask(size(64, 64)));
+    TINY.generate(&request, &mut listener).expect("a picture");
+    assert_eq!(listener.stages, [Stage::Text, Stage::Encode, Stage::Sample, Stage::Decode]);
+    assert_eq!(listener.steps, [1, 2, 3]);
+    assert_eq!(listener.previews, [size(8, 8); 3]);
+}
+
+#[test]
+fn breaking_off_skips_everything_behind() {
+    let request = text_to_image(&[("a cat", 1.0)]);
+    let mut after_a_step = Listener { stop_after: Some(1), ..Listener::default() };
+    let error = TINY.generate(&request, &mut after_a_step).expect_err("a cancellation");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(after_a_step.steps, [1]);
+    assert!(!after_a_step.stages.contains(&Stage::Decode));
+    let mut at_a_stage = Listener { stop_at: Some(Stage::Sample), ..Listener::default() };
+    let error = TINY.generate(&request, &mut at_a_stage).expect_err("a cancellation");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(at_a_stage.steps.is_empty());
+}
+
+#[test]
+fn a_receipt_is_enough_to_draw_the_picture_again() {
+    let first = draw(&text_to_image(&[("a cat", 1.0)]));
+    let receipt = &first.receipt;
+    let again = GenerationRequest {
+        seed: receipt.seed,
+        sampler: Some(receipt.sampler),
+        schedule: Some(receipt.schedule),
+        steps: Steps::new(receipt.steps).expect("steps"),
+        canvas: Canvas::Exact(Some(receipt.worked_at)),
+        ..text_to_image(&[("a cat", 1.0)])
+    };
+    assert_eq!(draw(&again).picture, first.picture);
+    assert_eq!(receipt.sigmas.len(), receipt.steps_run + 1);
+    assert_eq!((receipt.model.as_str(), receipt.model_hash.len()), ("tiny", 64));
+    assert_eq!(receipt.sampler, Sampler::Ddim, "the model's own scheduler names it");
+}
+
+#[test]
+fn what_ran_before_changes_nothing() {
+    let request = text_to_image(&[("a cat", 1.0)]);
+    let before = hash(&request);
+    draw(&repaint(picture(size(200, 50), Channels::Rgba), mask(size(200, 50))));
+    draw(&text_to_image(&[("something else", 2.0)]));
+    assert_eq!(hash(&request), before);
+}
+
+#[test]
+fn skipped_final_steps_are_not_run() {
+    let span = Span {
+        strength: Strength::new(0.8).expect("a strength"),
+        skipped_end: Strength::new(0.2).expect("a share"),
+    };
+    let task = Task::ImageToImage { init: picture(size(64, 64), Channels::Rgb), span };
+    let steps = Steps::new(10).expect("steps");
+    let request = GenerationRequest { task, steps, ..text_to_image(&[("a cat", 1.0)]) };
+    let receipt = draw(&request).receipt;
+    assert_eq!(receipt.steps_run, 6);
+    assert_eq!(receipt.sigmas.last(), Some(&0.0));
+}
