@@ -35,7 +35,7 @@ BIG_LOOSE = dict(mask="mask_loose_128x128.png", **BIG_INIT)
 SHOWN = dict(picture=True)
 
 TEXT = [
-    case("text_ddim_1", "tiny-sd15", "DDIM", 1, **SHOWN),
+    case("text_ddim_1", "tiny-sd15", "DDIM", 1),
     case("text_ddim_4_unguided", "tiny-sd15", "DDIM", 4, cfg=1.0),
     case("text_ddim_4_positive_only", "tiny-sd15", "DDIM", 4, prompts=BOTH[:1], seed=2**32 - 1),
     case("text_ddim_20", "tiny-sd15", "DDIM", 20, cfg=4.0, **SHOWN),
@@ -47,7 +47,7 @@ TEXT = [
     case("text_euler_4", "tiny-sd15", "K_EULER", 4, **SHOWN),
     case("text_euler_4_wide_trailing", "tiny-sd15", "K_EULER", 4, spacing="trailing", **WIDE),
     case("text_euler_4_linspace", "tiny-sd15", "K_EULER", 4, spacing="linspace"),
-    case("text_euler_a_4", "tiny-sd15", "K_EULER_ANCESTRAL", 4, **SHOWN),
+    case("text_euler_a_4", "tiny-sd15", "K_EULER_ANCESTRAL", 4),
     case("text_euler_a_20_trailing", "tiny-sd15", "K_EULER_ANCESTRAL", 20, spacing="trailing", cfg=4.0),
     case("text_2m_4", "tiny-sd15", "K_DPMPP_2M", 4),
     case("text_2m_10_linspace", "tiny-sd15", "K_DPMPP_2M", 10, spacing="linspace", **SHOWN),
@@ -64,7 +64,7 @@ TEXT = [
 IMAGE = [
     case("image_ddim_4_full", "tiny-sd15", "DDIM", 4, strength=1.0, **INIT),
     case("image_ddim_10", "tiny-sd15", "DDIM", 10, strength=0.6, **INIT, **SHOWN),
-    case("image_ddim_10_wide", "tiny-sd15", "DDIM", 10, strength=0.3, **WIDE_INIT, **SHOWN),
+    case("image_ddim_10_wide", "tiny-sd15", "DDIM", 10, strength=0.3, **WIDE_INIT),
     case("image_euler_10", "tiny-sd15", "K_EULER", 10, strength=0.6, **INIT),
     case("image_euler_10_linspace", "tiny-sd15", "K_EULER", 10, strength=0.3, spacing="linspace", **INIT),
     case("image_euler_a_10", "tiny-sd15", "K_EULER_ANCESTRAL", 10, strength=0.6, **INIT),

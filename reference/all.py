@@ -1,0 +1,32 @@
+"""Run every program that writes goldens, each in a process of its own, in the order in which they need one another."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+
+PROGRAMS = {
+    "models": True,
+    "noise": False,
+    "text": True,
+    "unet": True,
+    "vae": True,
+    "samplers": False,
+    "pipelines": True,
+    "imaging": False,
+}  # whether it needs the embedded model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--default-model", type=Path, default=golden.DEFAULT_MODEL, help="the embedded model's folder")
+    default_model = parser.parse_args().default_model
+    for program, needs_model in PROGRAMS.items():
+        options = ["--default-model", default_model] if needs_model else []
+        subprocess.run([sys.executable, golden.REFERENCE / f"{program}.py", *options], check=True)
+
+
+if __name__ == "__main__":
+    main()
