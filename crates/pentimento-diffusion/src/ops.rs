@@ -62,6 +62,24 @@ impl Linear {
         }
     }
 
+    /// `a · gelu(b)` of the halves `a`, `b` of the outputs: `[.., inputs] -> [.., outputs / 2]`
+    pub(crate) fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
+        let mut dims = x.dims().to_vec();
+        let inner = self.weight.n() / 2;
+        if let Some(last) = dims.last_mut() {
+            *last = inner;
+        }
+        let mut y = vec![0f32; dims.iter().product()];
+        // The fused kernel takes whole groups of 16 columns.
+        if inner.is_multiple_of(16) {
+            let bias = self.bias.as_deref();
+            with_values(x, |x| kernels::linear_geglu(x, &self.weight, bias, &mut y))?;
+        } else {
+            with_values(&self.forward(x)?, |both| kernels::geglu(both, inner, &mut y))?;
+        }
+        Tensor::from_vec(y, dims, &Device::Cpu)
+    }
+
     fn apply(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -238,16 +256,6 @@ fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask
         with_values(k, |k| with_values(v, |v| kernels::attention(q, k, v, shape, scale, mask, &mut y)))
     })???;
     Tensor::from_vec(y, q.dims(), &Device::Cpu)
-}
-
-/// `a · gelu(b)` of the halves `a`, `b` of the last dimension.
-pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
-    let mut dims = x.dims().to_vec();
-    let inner = dims.pop().unwrap_or_default() / 2;
-    dims.push(inner);
-    let mut y = vec![0f32; x.elem_count() / 2];
-    with_values(x, |x| kernels::geglu(x, inner, &mut y))?;
-    Tensor::from_vec(y, dims, &Device::Cpu)
 }
 
 /// The activations that configurations name.

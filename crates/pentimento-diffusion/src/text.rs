@@ -26,7 +26,7 @@ impl TextEncoder {
     pub(crate) fn load(root: &Scope, config: &TextConfig, label: &str) -> Result<Self, LoadError> {
         let activation = Activation::from_name(&config.hidden_act)
             .ok_or_else(|| unsupported(label, "hidden_act", &config.hidden_act))?;
-        if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             return Err(unsupported(label, "num_attention_heads", &config.num_attention_heads.to_string()));
         }
         // Checkpoints keep the model below `text_model`; newer transformers may drop that level.

@@ -172,7 +172,8 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
 
-    /// Precision of the arithmetic: f32, bf16, or auto, the fastest that this processor does well [default: auto]
+    /// Precision of the arithmetic: f32 (the reference), bf16, or auto, the faster of the two on this machine; pictures
+    /// differ slightly between the two [default: f32]
     #[arg(long, value_name = "TYPE", value_enum, hide_possible_values = true, help_heading = MODEL)]
     pub(crate) dtype: Option<Dtype>,
 

@@ -131,7 +131,7 @@ impl Block {
         let x = self.attn1.forward_add(&y, &key, &value, x)?;
         let (key, value) = &context.0[self.cross_layer];
         let x = self.attn2.forward_add(&self.norm2.forward(&x)?, key, value, &x)?;
-        let y = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
+        let y = self.ff_in.forward_geglu(&self.norm3.forward(&x)?)?;
         self.ff_out.forward_add(&y, &x)
     }
 }

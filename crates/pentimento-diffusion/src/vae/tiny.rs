@@ -20,7 +20,7 @@ pub(crate) struct AutoencoderTiny {
 
 enum Layer {
     Conv(Conv2d),
-    Block(Block),
+    Block(Box<Block>),
     Activation(Activation),
     Upsample(usize),
 }
@@ -73,7 +73,7 @@ fn load_encoder(scope: &Scope, config: &VaeConfig, activation: Activation) -> Re
         }));
         channels = width;
         for _ in 0..*blocks {
-            layers.push(Layer::Block(Block::load(&scope.at(layers.len()), width, activation)?));
+            layers.push(Layer::Block(Box::new(Block::load(&scope.at(layers.len()), width, activation)?)));
         }
     }
     layers.push(Layer::Conv(Conv2d::load(&scope.at(layers.len()), channels, config.latent_channels, 3)?));
@@ -90,7 +90,7 @@ fn load_decoder(scope: &Scope, config: &VaeConfig, activation: Activation) -> Re
     let levels = config.decoder_block_out_channels.iter().copied().zip(&config.num_decoder_blocks);
     for (level, (width, blocks)) in levels.enumerate() {
         for _ in 0..*blocks {
-            layers.push(Layer::Block(Block::load(&scope.at(layers.len()), width, activation)?));
+            layers.push(Layer::Block(Box::new(Block::load(&scope.at(layers.len()), width, activation)?)));
         }
         if level < last {
             layers.push(Layer::Upsample(config.upsampling_scaling_factor));

@@ -68,7 +68,7 @@ impl Plan {
         check_streams(args)?;
         Ok(Self {
             model: args.model.model.clone().unwrap_or_else(|| DEFAULT.to_owned()),
-            dtype: args.model.dtype.unwrap_or(Dtype::Auto),
+            dtype: args.model.dtype.unwrap_or(Dtype::F32),
             max_pixels: args.max_pixels,
             prompts: prompts(args)?,
             drawn: drawn(args)?,

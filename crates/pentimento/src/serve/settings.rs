@@ -80,7 +80,7 @@ impl Settings {
         let credentials =
             Credentials::decide(args.no_auth, listen, auth, credentials_from_environment(&variable)?)?;
         let data_dir = args.model.data.data_dir.clone().or(data_dir);
-        let dtype = args.model.dtype.or(dtype.map(typed)).unwrap_or(Dtype::Auto);
+        let dtype = args.model.dtype.or(dtype.map(typed)).unwrap_or(Dtype::F32);
         let wanted = args.model.model.clone().or(model);
         let find = |model: &ModelConfig| configured(model, data_dir.as_deref(), dtype);
         let pixels = limits.pixels.unwrap_or(PIXELS);
