@@ -89,6 +89,7 @@ def environment_of_suites(told, trusted):
         "NODE_EXTRA_CA_CERTS": str(trusted),
         # Without it the prices of models are fetched from the network.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "NODE_NO_WARNINGS": "1",
         "PYTHONWARNINGS": "ignore",
         "PYTHONUNBUFFERED": "1",
     }

@@ -48,8 +48,10 @@ def exchange(address, request, half_close=False):
             connection.sendall(request)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # The server may have answered before it read everything.
+        except TimeoutError:
+            raise
+        except OSError:
+            pass  # The server may have answered and closed before it read everything.
         return answer_on(connection)
 
 

@@ -234,6 +234,8 @@ PICTURES = [
     picture("a PNG file of noise", "init_image: ", png_of(64, 64, b"\x9c" * 500)),
     picture("a PNG file of too few lines", "init_image: ", png_of(64, 64, zlib.compress(b"\0" * 193 * 10))),
     picture("a mask of another size", "invalid_image_dimensions", FILE, **WHITE, mask_image=encoded(stripes(64, 63))),
+    picture("no alpha to read a mask from", "invalid_mask_image", FILE, mask_source="INIT_IMAGE_ALPHA"),
+    picture("a side of 20,000", "invalid_pixel_count", png_of(20_000, 2, b"")),
     picture("a mask that is missing", "invalid_mask_image", FILE, **WHITE),
     picture("a mask that is no base64", "mask_image: ", FILE, **WHITE, mask_image="#"),
     picture("a mask of half a file", "mask_image: ", FILE, **WHITE, mask_image=as_base64(png(MASK)[:60])),
