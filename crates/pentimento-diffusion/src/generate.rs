@@ -36,7 +36,9 @@ pub(crate) fn generate(
     let plan = Plan::new(model, request)?;
     let input = Input::of(&request.task, &plan.frame)?;
     enter(progress, Stage::Text)?;
-    let prompts = prompt::embed(&model.tokenizer, &model.text, &request.prompts, &mut || part(progress))?;
+    let guides = request.guidance_scale.guides();
+    let prompts =
+        prompt::embed(&model.tokenizer, &model.text, &request.prompts, guides, &mut || part(progress))?;
     let mut run = Run { model, request, plan, progress, notes: Vec::new() };
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
@@ -193,7 +195,7 @@ impl Run<'_> {
         mut noise: Noise,
     ) -> Result<Tensor, GenerateError> {
         let guidance = self.guidance();
-        let context = bind_prompts(networks, prompts, guidance.is_some()).map_err(internal)?;
+        let context = bind_prompts(networks, prompts).map_err(internal)?;
         let mut denoise =
             GuidedUnet { unet: &networks.unet, context: &context, schedule: &self.model.schedule, guidance };
         let shape = self.latent_shape();
@@ -326,15 +328,10 @@ fn encode_picture(vae: &Vae, picture: &Picture, noise: &mut Noise) -> candle_cor
 }
 
 /// Keys and values of the prompts: with guidance both halves as one batch, negative first.
-fn bind_prompts(
-    networks: &Networks,
-    prompts: &prompt::Embedded,
-    guides: bool,
-) -> candle_core::Result<Context> {
-    if guides {
-        networks.unet.context(&Tensor::cat(&[&prompts.negative, &prompts.positive], 0)?)
-    } else {
-        networks.unet.context(&prompts.positive)
+fn bind_prompts(networks: &Networks, prompts: &prompt::Embedded) -> candle_core::Result<Context> {
+    match &prompts.negative {
+        Some(negative) => networks.unet.context(&Tensor::cat(&[negative, &prompts.positive], 0)?),
+        None => networks.unet.context(&prompts.positive),
     }
 }
 

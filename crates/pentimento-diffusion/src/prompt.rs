@@ -17,8 +17,8 @@ use pentimento_request::{ErrorKind, GenerateError, Prompt, PromptReport};
 pub(crate) struct Embedded {
     /// Of the prompts with positive weights.
     pub(crate) positive: Tensor,
-    /// Of the prompts with negative weights.
-    pub(crate) negative: Tensor,
+    /// Of the prompts with negative weights, where they are looked at.
+    pub(crate) negative: Option<Tensor>,
     /// How the prompts were read, in their order.
     pub(crate) reports: Vec<PromptReport>,
 }
@@ -29,12 +29,13 @@ struct Read {
     report: PromptReport,
 }
 
-/// Reads and encodes all prompts. `between` is called before each chunk, and its error ends the work: sixty-four long
+/// Reads all prompts and encodes those that count: without guidance (`guides`) the negative ones do not. `between` is called before each chunk, and its error ends the work: sixty-four long
 /// texts take a while.
 pub(crate) fn embed(
     tokenizer: &Tokenizer,
     encoder: &TextEncoder,
     prompts: &[Prompt],
+    guides: bool,
     between: &mut dyn FnMut() -> Result<(), GenerateError>,
 ) -> Result<Embedded, GenerateError> {
     let reads = prompts
@@ -42,10 +43,12 @@ pub(crate) fn embed(
         .map(|prompt| read(tokenizer, encoder.length(), prompt))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))?;
-    let chunks = reads.iter().map(|read| read.chunks.len()).max().unwrap_or(1);
-    let mut chunks =
-        Chunks { encoder, empty: tokenizer.framed(&[], encoder.length()), count: chunks, between };
-    let (positive, negative) = (chunks.blend(&reads, 1.0)?, chunks.blend(&reads, -1.0)?);
+    let counts = |read: &&Read| read.report.weight > 0.0 || (guides && read.report.weight < 0.0);
+    let count = reads.iter().filter(counts).map(|read| read.chunks.len()).max().unwrap_or(1);
+    let empty = tokenizer.framed(&[], encoder.length());
+    let mut chunks = Chunks { encoder, empty, empty_state: None, count, between };
+    let positive = chunks.blend(&reads, 1.0)?;
+    let negative = if guides { Some(chunks.blend(&reads, -1.0)?) } else { None };
     Ok(Embedded { positive, negative, reports: reads.into_iter().map(|read| read.report).collect() })
 }
 
@@ -69,6 +72,8 @@ fn read(tokenizer: &Tokenizer, length: usize, prompt: &Prompt) -> Result<Read, L
 struct Chunks<'a> {
     encoder: &'a TextEncoder,
     empty: Vec<u32>,
+    /// What the empty chunk gives, once it was asked for: many short texts beside a long one need it often.
+    empty_state: Option<Tensor>,
     /// How many chunks every text is filled up to.
     count: usize,
     between: &'a mut dyn FnMut() -> Result<(), GenerateError>,
@@ -103,11 +108,25 @@ impl Chunks<'_> {
     fn encode(&mut self, chunks: &[Vec<u32>]) -> Result<Tensor, GenerateError> {
         let mut states = Vec::with_capacity(self.count);
         for index in 0..self.count {
-            (self.between)()?;
-            let ids = chunks.get(index).unwrap_or(&self.empty);
-            states.push(self.encoder.forward(ids).map_err(internal)?);
+            states.push(match chunks.get(index) {
+                Some(ids) => self.forward(ids)?,
+                None => self.empty_state()?,
+            });
         }
         Tensor::cat(&states, 1).map_err(internal)
+    }
+
+    fn empty_state(&mut self) -> Result<Tensor, GenerateError> {
+        if let Some(state) = &self.empty_state {
+            return Ok(state.clone());
+        }
+        let state = self.forward(&self.empty.clone())?;
+        Ok(self.empty_state.insert(state).clone())
+    }
+
+    fn forward(&mut self, ids: &[u32]) -> Result<Tensor, GenerateError> {
+        (self.between)()?;
+        self.encoder.forward(ids).map_err(internal)
     }
 }
 

@@ -87,6 +87,19 @@ fn a_weight_of_zero_counts_for_nothing() {
     let with = hash(&text_to_image(&[("a cat", 1.0), ("a dog", 0.0)]));
     assert_eq!(with, hash(&text_to_image(&[("a cat", 1.0)])));
     assert_eq!(hash(&text_to_image(&[("a dog", 0.0)])), hash(&text_to_image(&[])));
+    let long = "a dog, ".repeat(100);
+    assert_eq!(with, hash(&text_to_image(&[("a cat", 1.0), (&long, 0.0)])));
+}
+
+#[test]
+fn without_guidance_negative_prompts_count_for_nothing() {
+    let unguided = |weighted: &[(&str, f32)]| GenerationRequest {
+        guidance_scale: GuidanceScale::new(1.0).expect("a scale"),
+        ..text_to_image(weighted)
+    };
+    let long = "blurry, ".repeat(100);
+    let with = hash(&unguided(&[("a cat", 1.0), (&long, -1.0)]));
+    assert_eq!(with, hash(&unguided(&[("a cat", 1.0)])));
 }
 
 #[test]
