@@ -21,7 +21,7 @@ use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
     Canvas, Channels, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress,
-    PromptReport, Receipt, Stage, StepReport, Task, Untouched,
+    PromptReport, Receipt, Size, Stage, StepReport, Task, Untouched,
 };
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
@@ -252,33 +252,36 @@ impl Run<'_> {
 
     /// The decoded picture at its place, at the size asked for, with what was not to be touched put back.
     fn finish_pixels(&self, decoded: Picture) -> Result<Picture, GenerateError> {
-        let frame = &self.plan.frame;
+        let (frame, exact) = (&self.plan.frame, matches!(self.request.canvas, Canvas::Exact(_)));
         match &self.request.task {
-            Task::Repaint { init, mask, untouched, .. } if self.request.canvas != Canvas::Exact(None) => {
-                let placed = match frame.region {
-                    Some(rect) => {
-                        let shown = pentimento_request::Size::new(rect.width, rect.height).map_err(defect)?;
-                        let mut whole = opaque(init);
-                        imaging::paste(&mut whole, &imaging::resize(&decoded, shown), rect.x, rect.y);
-                        whole
-                    }
-                    None => imaging::resize(&decoded, init.size()),
-                };
+            Task::Repaint { init, mask, untouched: Untouched::Restored, .. } if exact => {
+                let (init, mask) =
+                    (imaging::resize(init, frame.work), imaging::mask::resize(mask, frame.work));
+                imaging::composite(&init, &decoded, &mask).map_err(defect)
+            }
+            _ if exact => Ok(decoded),
+            Task::Repaint { init, mask, untouched, .. } => {
+                let placed = self.placed(init, &decoded)?;
                 let finished = match untouched {
                     Untouched::Restored => imaging::composite(init, &placed, mask).map_err(defect)?,
                     Untouched::AsDecoded => placed,
                 };
                 Ok(imaging::resize(&finished, frame.output))
             }
-            Task::Repaint { init, mask, untouched: Untouched::Restored, .. } if init.size() == frame.work => {
-                imaging::composite(init, &decoded, mask).map_err(defect)
+            Task::ImageToImage { init, .. } => {
+                Ok(with_alpha_of(init, imaging::resize(&decoded, frame.output)))
             }
-            Task::ImageToImage { init, .. } if matches!(self.request.canvas, Canvas::Native(_)) => {
-                let resized = imaging::resize(&decoded, frame.output);
-                Ok(with_alpha_of(init, resized))
-            }
-            _ => Ok(imaging::resize(&decoded, frame.output)),
+            Task::TextToImage => Ok(imaging::resize(&decoded, frame.output)),
         }
+    }
+
+    /// The decoded picture at the input's scale: in its region of the input where it shows only that.
+    fn placed(&self, init: &Picture, decoded: &Picture) -> Result<Picture, GenerateError> {
+        let Some(rect) = self.plan.frame.region else { return Ok(imaging::resize(decoded, init.size())) };
+        let shown = Size::new(rect.width, rect.height).map_err(defect)?;
+        let mut whole = opaque(init);
+        imaging::paste(&mut whole, &imaging::resize(decoded, shown), rect.x, rect.y);
+        Ok(whole)
     }
 
     fn finished(self, picture: Picture, prompts: Vec<PromptReport>) -> GeneratedImage {

@@ -30,12 +30,17 @@ impl Plan {
         if !AVAILABLE.contains(&sampler) {
             return Err(unavailable(sampler));
         }
+        let steps = request.steps.get();
+        if steps > model.schedule.count() {
+            let message =
+                format!("steps: {steps} are more than the model's {} timesteps", model.schedule.count());
+            return Err(GenerateError::new(ErrorKind::InvalidRequest, message));
+        }
         let schedule = request.schedule.unwrap_or(model.schedule.spacing);
         let span = match &request.task {
             Task::TextToImage => Span::of(Strength::FULL),
             Task::ImageToImage { span, .. } | Task::Repaint { span, .. } => *span,
         };
-        let steps = request.steps.get();
         let path = cut(whole_path(sampler, &model.schedule, schedule, steps), steps, span);
         Ok(Self {
             sampler,

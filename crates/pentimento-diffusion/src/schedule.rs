@@ -107,7 +107,8 @@ impl NoiseSchedule {
         self.alphas_cumprod.last() == Some(&0.0)
     }
 
-    fn count(&self) -> usize {
+    /// Number of timesteps that the model was trained on.
+    pub(crate) fn count(&self) -> usize {
         self.alphas_cumprod.len()
     }
 

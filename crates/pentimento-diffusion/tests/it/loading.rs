@@ -141,6 +141,12 @@ fn settings_that_would_change_the_picture_are_refused_by_name() {
             "\"class_embed_type\": \"timestep\"",
             "class_embed_type",
         ),
+        (
+            "unet/config.json",
+            "\"layers_per_block\": 1",
+            "\"layers_per_block\": 1000000000000",
+            "layers_per_block",
+        ),
         ("scheduler/scheduler_config.json", "\"epsilon\"", "\"sample\"", "prediction_type"),
         ("scheduler/scheduler_config.json", "\"scaled_linear\"", "\"sigmoid\"", "beta_schedule"),
         ("scheduler/scheduler_config.json", "\"leading\"", "\"sideways\"", "timestep_spacing"),

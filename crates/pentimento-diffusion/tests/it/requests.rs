@@ -164,6 +164,25 @@ fn a_large_picture_is_repainted_around_its_mask_at_the_native_size() {
 }
 
 #[test]
+fn an_exact_repaint_of_another_size_is_not_resampled_twice() {
+    let request = |untouched| {
+        let (init, mask) = (picture(size(100, 90), Channels::Rgb), mask(size(100, 90)));
+        let span = Span::of(Strength::FULL);
+        let task = Task::Repaint { init, mask, span, region: Region::Whole, untouched };
+        GenerationRequest {
+            task,
+            canvas: Canvas::Exact(Some(size(64, 72))),
+            ..text_to_image(&[("a cat", 1.0)])
+        }
+    };
+    let (bare, restored) = (draw(&request(Untouched::AsDecoded)), draw(&request(Untouched::Restored)));
+    assert_eq!((bare.picture.size(), restored.picture.size()), (size(64, 72), size(64, 72)));
+    // In the middle of the mask both are the decoder's own bytes.
+    let middle = 3 * (36 * 64 + 32);
+    assert_eq!(bare.picture.pixels()[middle..][..3], restored.picture.pixels()[middle..][..3]);
+}
+
+#[test]
 fn nothing_to_do_gives_the_input_back() {
     let init = picture(size(64, 64), Channels::Rgb);
     let empty = Arc::new(Mask::new(size(64, 64), vec![0; 64 * 64]).expect("a mask"));
