@@ -77,13 +77,15 @@ impl Members {
     }
 
     /// A whole number that a step divides.
-    pub(super) fn multiple(&mut self, key: &str, range: Range, of: u64) -> Option<u64> {
-        let value = self.integer(key, range)?;
-        if value % of != 0 {
-            self.violation(key, format_args!("{value} is not a multiple of {of}"));
-            return None;
+    pub(super) fn multiple(&mut self, key: &str, range: Range, of: u32) -> Option<u64> {
+        let Value::Number(number) = self.take(key, "Integer", is_whole)? else { return None };
+        let value = self.within(key, &number, range);
+        // The validator tells this beside a value out of range.
+        let is_multiple = number.as_f64().is_some_and(|value| value % f64::from(of) == 0.0);
+        if !is_multiple {
+            self.violation(key, format_args!("{number} is not a multiple of {of}"));
         }
-        Some(value)
+        value.filter(|_| is_multiple).map(|value| value as u64)
     }
 
     /// A whole number of any size, whose value does not matter.
@@ -261,18 +263,21 @@ mod tests {
 
     #[test]
     fn whole_numbers_may_be_written_as_decimals() {
-        let mut body = members(json!({"a": 30.0, "b": 30.5, "c": 1e20, "d": 64, "e": 65}));
+        let mut body = members(json!({"a": 30.0, "b": 30.5, "c": 1e20, "d": 64, "e": 65, "f": 100}));
         assert_eq!(body.integer("a", ANY), Some(30));
         assert_eq!(body.integer("b", ANY), None);
         assert_eq!(body.integer("c", ANY), None);
         assert_eq!(body.multiple("d", Range { min: 0.0, max: 99.0 }, 64), Some(64));
         assert_eq!(body.multiple("e", Range { min: 0.0, max: 99.0 }, 64), None);
+        assert_eq!(body.multiple("f", Range { min: 0.0, max: 99.0 }, 64), None);
         assert_eq!(
             body.finish(true),
             [
                 "#/b: expected type: Integer, found: BigDecimal",
                 "#/c: 1e+20 is not less or equal to 35",
                 "#/e: 65 is not a multiple of 64",
+                "#/f: 100 is not less or equal to 99",
+                "#/f: 100 is not a multiple of 64",
             ]
         );
     }

@@ -17,7 +17,7 @@ const LONGEST_PROMPT: usize = 2000;
 const MOST_PROMPTS: usize = 64;
 
 /// Sides in pixels are multiples of this.
-const SIDE_STEP: u64 = 64;
+const SIDE_STEP: u32 = 64;
 
 /// Shortest side that the vendor's container takes, and the longest that its pixel count then leaves.
 const SIDE: Range = Range { min: 128.0, max: 8192.0 };

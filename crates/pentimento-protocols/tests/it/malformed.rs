@@ -105,6 +105,10 @@ fn each_violation_has_the_validators_words() {
             "#/text_prompts/0/weight: 1e+300 is not less or equal to 340282346638528860000000000000000000000",
         ),
         (with(json!({"width": 500, "height": 512})), "#/width: 500 is not a multiple of 64"),
+        (
+            with(json!({"width": 100})),
+            "#/width: 100 is not greater or equal to 128, #/width: 100 is not a multiple of 64",
+        ),
         (with(json!({"width": 512, "height": 0})), "#/height: 0 is not greater or equal to 128"),
         (with(json!({"width": -64})), "#/width: -64 is not greater or equal to 128"),
         (with(json!({"width": 1_000_000})), "#/width: 1000000 is not less or equal to 8192"),
