@@ -22,7 +22,7 @@ pub(super) fn check_content_type(request: &HttpRequest) -> Result<(), Fault> {
 
 /// What the answer to InvokeModel shall be.
 pub(super) fn delivery(request: &HttpRequest) -> Result<Delivery, Fault> {
-    Ok(match wanted(request.header("accept"))? {
+    Ok(match wanted(&list(request, "accept"))? {
         Content::Json => Delivery::Json,
         Content::Picture => Delivery::Picture,
     })
@@ -30,15 +30,22 @@ pub(super) fn delivery(request: &HttpRequest) -> Result<Delivery, Fault> {
 
 /// What the answer to InvokeModelWithResponseStream shall be: its `Accept` is about the frames, not their content.
 pub(super) fn streamed_delivery(request: &HttpRequest) -> Result<Delivery, Fault> {
-    Ok(match wanted(request.header("x-amzn-bedrock-accept"))? {
+    Ok(match wanted(&list(request, "x-amzn-bedrock-accept"))? {
         Content::Json => Delivery::Events,
         Content::Picture => Delivery::PictureEvents,
     })
 }
 
+/// A header that may be spread over several lines, as the one list that it then is.
+fn list(request: &HttpRequest, name: &str) -> String {
+    let lines = request.headers.iter().filter(|(key, _)| key == name);
+    let lines = lines.filter_map(|(_, value)| std::str::from_utf8(value).ok());
+    lines.filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join(",")
+}
+
 /// The first of the most wanted media types that can be written.
-fn wanted(accept: Option<&str>) -> Result<Content, Fault> {
-    let accept = accept.filter(|value| !value.trim().is_empty()).unwrap_or("*/*");
+fn wanted(accept: &str) -> Result<Content, Fault> {
+    let accept = if accept.is_empty() { "*/*" } else { accept };
     let mut best: Option<(f32, Content)> = None;
     for item in accept.split(',') {
         let Some((quality, content)) = readable(item) else { continue };
@@ -105,6 +112,19 @@ mod tests {
         ];
         for (value, expected) in table {
             assert_eq!(delivery(&with("accept", value)), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn several_lines_are_one_list() {
+        let mut request = with("accept", "text/html");
+        for (value, expected) in [
+            (" ", Err(Fault::Accept)),
+            ("application/json;q=0.1", Ok(Delivery::Json)),
+            ("image/png", Ok(Delivery::Picture)),
+        ] {
+            request.headers.push(("accept".into(), value.as_bytes().to_vec()));
+            assert_eq!(delivery(&request), expected, "{value}");
         }
     }
 
