@@ -32,6 +32,7 @@ use fault::Fault;
 use pentimento_imaging::Limits;
 use pentimento_request::{GenerateError, Size};
 use percent_encoding::percent_decode_str;
+use schema::UnknownKeys;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use wire::InvokeBody;
@@ -56,7 +57,7 @@ pub struct BedrockConfig {
     /// Whether only the nine documented sizes are taken, for pictures sent as well. Default: no, since the service
     /// itself took all multiples of 64 within its range of pixels.
     pub strict_sizes: bool,
-    /// Whether unknown keys of the body are refused. Default: no.
+    /// Whether unknown keys of the body and of its prompts are refused. Default: no.
     pub strict_keys: bool,
 }
 
@@ -90,7 +91,8 @@ impl Bedrock {
             Framing::Stream => media::streamed_delivery(request)?,
         };
         let Some(Value::Object(body)) = json::parse(&request.body) else { return Err(Fault::Malformed) };
-        let body = InvokeBody::read(body, self.config.strict_keys).map_err(Fault::Violations)?;
+        let unknown_keys = if self.config.strict_keys { UnknownKeys::Refused } else { UnknownKeys::Ignored };
+        let body = InvokeBody::read(body, unknown_keys).map_err(Fault::Violations)?;
         let rules = Rules {
             model,
             image_limits: &self.config.image_limits,

@@ -24,10 +24,20 @@ pub(super) struct Range {
     pub(super) max: f64,
 }
 
+/// What becomes of members that nobody takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnknownKeys {
+    /// They are let through.
+    Ignored,
+    /// They are violations, in the objects inside as well.
+    Refused,
+}
+
 /// The members of one object, taken out one by one.
 #[derive(Debug)]
 pub(super) struct Members {
     pointer: String,
+    unknown_keys: UnknownKeys,
     left: Map<String, Value>,
     missing: Vec<String>,
     wrong: Vec<String>,
@@ -35,8 +45,13 @@ pub(super) struct Members {
 
 impl Members {
     /// The members of the object at this JSON pointer (`#` is the whole body).
-    pub(super) fn new(pointer: impl Into<String>, object: Map<String, Value>) -> Self {
-        Self { pointer: pointer.into(), left: object, missing: Vec::new(), wrong: Vec::new() }
+    pub(super) fn new(
+        pointer: impl Into<String>,
+        object: Map<String, Value>,
+        unknown_keys: UnknownKeys,
+    ) -> Self {
+        let (missing, wrong) = (Vec::new(), Vec::new());
+        Self { pointer: pointer.into(), unknown_keys, left: object, missing, wrong }
     }
 
     /// Whether a member of this name has not been taken yet.
@@ -130,10 +145,10 @@ impl Members {
         items.into_iter().enumerate().map(|(index, item)| self.item(key, index, item, &read)).collect()
     }
 
-    /// Everything that was found wrong. Members that nobody took are unknown keys, which may be refused.
-    pub(super) fn finish(self, unknown_keys_are_violations: bool) -> Vec<String> {
-        let Self { pointer, left, missing, wrong } = self;
-        let unknown = left.keys().filter(|_| unknown_keys_are_violations);
+    /// Everything that was found wrong. Members that nobody took are unknown keys.
+    pub(super) fn finish(self) -> Vec<String> {
+        let Self { pointer, unknown_keys, left, missing, wrong } = self;
+        let unknown = left.keys().filter(|_| unknown_keys == UnknownKeys::Refused);
         let extraneous =
             unknown.map(|key| format!("{pointer}: extraneous key [{}] is not permitted", echo(key)));
         missing.into_iter().chain(extraneous).chain(wrong).take(MOST_TOLD).collect()
@@ -151,10 +166,9 @@ impl Members {
             self.wrong.push(format!("{pointer}: expected type: JSONObject, found: {}", class_of(&item)));
             return None;
         };
-        let mut members = Members::new(pointer, members);
+        let mut members = Members::new(pointer, members, self.unknown_keys);
         let read = read(&mut members);
-        // The service is not known to refuse unknown keys inside items.
-        self.wrong.extend(members.finish(false));
+        self.wrong.extend(members.finish());
         read
     }
 
@@ -223,7 +237,7 @@ mod tests {
 
     fn members(value: Value) -> Members {
         let Value::Object(members) = value else { panic!("not an object") };
-        Members::new("#", members)
+        Members::new("#", members, UnknownKeys::Refused)
     }
 
     #[test]
@@ -251,7 +265,7 @@ mod tests {
         assert_eq!(body.number("wrong", ANY), None);
         body.require("absent");
         assert_eq!(
-            body.finish(true),
+            body.finish(),
             [
                 "#: required key [absent] not found",
                 "#: extraneous key [unknown] is not permitted",
@@ -271,7 +285,7 @@ mod tests {
         assert_eq!(body.multiple("e", Range { min: 0.0, max: 99.0 }, 64), None);
         assert_eq!(body.multiple("f", Range { min: 0.0, max: 99.0 }, 64), None);
         assert_eq!(
-            body.finish(true),
+            body.finish(),
             [
                 "#/b: expected type: Integer, found: BigDecimal",
                 "#/c: 1e+20 is not less or equal to 35",
@@ -286,8 +300,8 @@ mod tests {
     fn what_is_told_back_is_bounded() {
         let mut body = members(json!({"name": "é".repeat(1_000_000)}));
         assert_eq!(body.name("name", &[("a", 1)]), None);
-        assert!(body.finish(true)[0].len() < 300);
+        assert!(body.finish()[0].len() < 300);
         let many: Map<String, Value> = (0..1000).map(|index| (index.to_string(), Value::Null)).collect();
-        assert_eq!(Members::new("#", many).finish(true).len(), MOST_TOLD);
+        assert_eq!(Members::new("#", many, UnknownKeys::Refused).finish().len(), MOST_TOLD);
     }
 }

@@ -3,7 +3,7 @@
 //! Ranges are those of the vendor's SDXL 1.0 pages. Absent members are `None`: defaults are the decoder's.
 
 use super::{
-    schema::{Members, Range},
+    schema::{Members, Range, UnknownKeys},
     styles::{self, StylePreset},
 };
 use pentimento_imaging::MaskSource;
@@ -94,11 +94,11 @@ pub(super) struct ClipGuidance;
 
 impl InvokeBody {
     /// Reads a body's members, or tells everything that is wrong with them.
-    pub(super) fn read(body: Map<String, Value>, refuse_unknown_keys: bool) -> Result<Self, Vec<String>> {
-        let mut members = Members::new("#", body);
+    pub(super) fn read(body: Map<String, Value>, unknown_keys: UnknownKeys) -> Result<Self, Vec<String>> {
+        let mut members = Members::new("#", body, unknown_keys);
         require_by_operation(&mut members);
         let read = Self::take(&mut members);
-        let violations = members.finish(refuse_unknown_keys);
+        let violations = members.finish();
         if violations.is_empty() { Ok(read) } else { Err(violations) }
     }
 

@@ -189,6 +189,14 @@ fn unknown_keys_can_be_refused() {
         "Malformed input request: #: extraneous key [stream] is not permitted, #/steps: 1 is not greater or equal to \
          10, please reformat your input and try again."
     );
+    let misspelt =
+        with(json!({"text_prompts": [{"text": "x"}, {"text": "x", "wieght": -1}], "extras": {"a": 1}}));
+    assert!(invoke(&open(), &misspelt).is_ok());
+    assert_eq!(
+        refusal(&strict, &misspelt),
+        "Malformed input request: #/text_prompts/1: extraneous key [wieght] is not permitted, please reformat your \
+         input and try again."
+    );
 }
 
 /// The header of a PNG that claims this size and holds nothing.
