@@ -112,7 +112,8 @@ impl Drop for Record {
             protocol,
             operation,
             method = %self.method,
-            path = ?self.path,
+            // As text, which the log's format escapes in its own way.
+            path = self.path,
             status,
             error,
             latency_ms = took.as_millis() as u64,

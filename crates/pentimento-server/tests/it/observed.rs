@@ -98,3 +98,17 @@ async fn a_request_is_one_line_without_secrets() {
     }
     assert!(requests[1].contains("status=200") && requests[1].contains("seed=77"), "{}", requests[1]);
 }
+
+#[tokio::test(flavor = "current_thread")]
+async fn values_in_json_lines_are_not_quoted_twice() {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
+    let _listening = tracing::subscriber::set_default(subscriber);
+    let fixture = Fixture::start().await;
+    ask(fixture.address, get("/nowhere")).await;
+    let log = String::from_utf8(lines.0.lock().expect("not poisoned").clone()).expect("UTF-8");
+    let request = log.lines().find(|line| line.contains("request_id")).expect("a line");
+    for part in [r#""method":"GET""#, r#""path":"/nowhere""#, r#""error":"not_found""#] {
+        assert!(request.contains(part), "no {part} in {request}");
+    }
+}
