@@ -9,7 +9,7 @@ use crate::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 /// Reads and parses a JSON file of the model.
 pub(crate) fn read_json<T: DeserializeOwned>(files: &dyn ModelFiles, path: &str) -> Result<T, LoadError> {
@@ -52,6 +52,14 @@ impl PerLevel {
         match self {
             Self::One(number) => Some(vec![*number; levels]),
             Self::Each(numbers) => (numbers.len() == levels).then(|| numbers.clone()),
+        }
+    }
+
+    /// The numbers as they stand there.
+    pub(crate) fn numbers(&self) -> &[usize] {
+        match self {
+            Self::One(number) => std::slice::from_ref(number),
+            Self::Each(numbers) => numbers,
         }
     }
 }
@@ -123,7 +131,7 @@ impl Default for UnetConfig {
 }
 
 /// Settings of a UNet that the engine does not implement, each with the values that mean "not used".
-const UNET_UNUSED: [(&str, &[&str]); 18] = [
+const UNET_UNUSED: [(&str, &[&str]); 22] = [
     ("addition_embed_type", &["null"]),
     ("class_embed_type", &["null"]),
     ("num_class_embeds", &["null"]),
@@ -142,7 +150,17 @@ const UNET_UNUSED: [(&str, &[&str]); 18] = [
     ("class_embeddings_concat", &["false"]),
     ("attention_type", &["\"default\""]),
     ("mid_block_scale_factor", &["1", "1.0"]),
+    ("mid_block_only_cross_attention", &["false"]),
+    ("resnet_out_scale_factor", &["1", "1.0"]),
+    ("resnet_skip_time_act", &["false"]),
+    ("reverse_transformer_layers_per_block", &["null"]),
 ];
+
+/// Largest width of a layer, far above any model's: what the engine computes from widths cannot overflow.
+const WIDEST: usize = 1 << 20;
+
+/// Largest number of layers of one kind in a row, far above any model's.
+const DEEPEST: usize = 100;
 
 impl UnetConfig {
     /// Refuses what the engine would draw wrongly.
@@ -154,6 +172,14 @@ impl UnetConfig {
         if self.act_fn != "silu" && self.act_fn != "swish" {
             return Err(unsupported(label, "act_fn", &self.act_fn));
         }
+        if self.downsample_padding > 1 {
+            return Err(unsupported(label, "downsample_padding", &self.downsample_padding.to_string()));
+        }
+        refuse_outside(label, "block_out_channels", &self.block_out_channels, 1..=WIDEST)?;
+        refuse_outside(label, "cross_attention_dim", self.cross_attention_dim.numbers(), 1..=WIDEST)?;
+        refuse_outside(label, "layers_per_block", self.layers_per_block.numbers(), 1..=DEEPEST)?;
+        let depths = self.transformer_layers_per_block.numbers();
+        refuse_outside(label, "transformer_layers_per_block", depths, 0..=DEEPEST)?;
         let levels = self.block_out_channels.len();
         if levels == 0 || self.down_block_types.len() != levels || self.up_block_types.len() != levels {
             return Err(LoadError::new(
@@ -238,7 +264,19 @@ impl VaeConfig {
         if self.in_channels != 3 || self.out_channels != 3 {
             return Err(unsupported(label, "in_channels", &self.in_channels.to_string()));
         }
-        Ok(())
+        if self.upsampling_scaling_factor != 2 {
+            let factor = self.upsampling_scaling_factor.to_string();
+            return Err(unsupported(label, "upsampling_scaling_factor", &factor));
+        }
+        for (name, widths) in [
+            ("block_out_channels", &self.block_out_channels),
+            ("encoder_block_out_channels", &self.encoder_block_out_channels),
+            ("decoder_block_out_channels", &self.decoder_block_out_channels),
+            ("latent_channels", &vec![self.latent_channels]),
+        ] {
+            refuse_outside(label, name, widths, 1..=WIDEST)?;
+        }
+        refuse_outside(label, "layers_per_block", &[self.layers_per_block], 1..=DEEPEST)
     }
 
     /// Pixels per latent cell and side.
@@ -277,6 +315,21 @@ impl Default for TextConfig {
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
         }
+    }
+}
+
+impl TextConfig {
+    /// Refuses sizes that no text encoder has.
+    pub(crate) fn check(&self, label: &str) -> Result<(), LoadError> {
+        refuse_outside(label, "hidden_size", &[self.hidden_size], 1..=WIDEST)?;
+        refuse_outside(label, "intermediate_size", &[self.intermediate_size], 1..=WIDEST)?;
+        refuse_outside(label, "num_hidden_layers", &[self.num_hidden_layers], 0..=DEEPEST)?;
+        // Start, end, and at least one token between them.
+        refuse_outside(label, "max_position_embeddings", &[self.max_position_embeddings], 3..=WIDEST)?;
+        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Err(unsupported(label, "num_attention_heads", &self.num_attention_heads.to_string()));
+        }
+        Ok(())
     }
 }
 
@@ -337,6 +390,20 @@ fn refuse_used(
     Ok(())
 }
 
+/// Refuses a setting of which one number lies outside `allowed`.
+fn refuse_outside(
+    label: &str,
+    name: &str,
+    numbers: &[usize],
+    allowed: RangeInclusive<usize>,
+) -> Result<(), LoadError> {
+    match numbers.iter().find(|number| !allowed.contains(number)) {
+        Some(number) => Err(unsupported(label, name, &number.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// The refusal of a setting.
 pub(crate) fn unsupported(label: &str, name: &str, value: &str) -> LoadError {
     LoadError::new(
         LoadErrorKind::Unsupported,

@@ -1,13 +1,15 @@
 //! Noise levels: the training schedule's alphas, and how a sampler's steps are spaced over them.
 //!
-//! Units: timesteps count from 0 (least noise) to `num_train_timesteps - 1`; sigma is the noise's standard deviation relative to
-//! the signal. Scalars are f64, but the alphas are rounded to f32 where the references do.
-//! Source: Ho et al. 2020 (alphas); Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed"
-//! (zero terminal SNR: Algorithm 1; spacings: table 2); k-diffusion's `DiscreteSchedule` (timesteps between the discrete ones).
+//! Units: timesteps count from 0 (least noise) to `num_train_timesteps - 1`; sigma is the noise's standard
+//! deviation relative to the signal. Scalars are f64, but the alphas are rounded to f32 where the references
+//! do.
+//! Source: Ho et al. 2020 (alphas); Lin et al. 2024, "Common diffusion noise schedules and sample steps are
+//! flawed" (zero terminal SNR: Algorithm 1; spacings: table 2); k-diffusion's `DiscreteSchedule` (timesteps
+//! between the discrete ones).
 
 use crate::{
     config::{SchedulerConfig, unsupported},
-    error::LoadError,
+    error::{LoadError, LoadErrorKind},
 };
 use pentimento_request::Schedule;
 
@@ -91,7 +93,8 @@ impl NoiseSchedule {
         // diffusers' DDIM ends on the first alpha unless told to end on 1; its default is to be told so.
         let final_alpha_cumprod =
             if config.set_alpha_to_one.unwrap_or(true) { 1.0 } else { alphas_cumprod[0] };
-        let log_sigmas = alphas_cumprod.iter().map(|alpha| finite_sigma(*alpha).ln()).collect();
+        let log_sigmas: Vec<f64> = alphas_cumprod.iter().map(|alpha| finite_sigma(*alpha).ln()).collect();
+        refuse_flat(&log_sigmas, label)?;
         Ok(Self {
             alphas_cumprod,
             log_sigmas,
@@ -182,7 +185,8 @@ impl NoiseSchedule {
         NoiseLevel::preserving(self.alphas_cumprod[timestep])
     }
 
-    /// The level that a DDIM step of `steps` goes to from `timestep`: always a fixed stride below, as in diffusers.
+    /// The level that a DDIM step of `steps` goes to from `timestep`: always a fixed stride below, as in
+    /// diffusers.
     pub(crate) fn level_after(&self, timestep: usize, steps: usize) -> NoiseLevel {
         match timestep.checked_sub(self.count() / steps) {
             Some(before) => self.level(before),
@@ -195,6 +199,16 @@ impl NoiseSchedule {
 fn finite_sigma(alpha_cumprod: f64) -> f64 {
     let alpha = if alpha_cumprod == 0.0 { 2f64.powi(-24) } else { alpha_cumprod };
     ((1.0 - alpha) / alpha).sqrt()
+}
+
+/// Refuses levels that no sampler can walk: of betas of nothing, or so large that f32 soon keeps no signal.
+fn refuse_flat(log_sigmas: &[f64], label: &str) -> Result<(), LoadError> {
+    if log_sigmas.iter().all(|sigma| sigma.is_finite()) && log_sigmas.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    let message =
+        format!("{label}: with this beta_start and beta_end the noise does not rise from step to step");
+    Err(LoadError::new(LoadErrorKind::Malformed, message))
 }
 
 fn spacing(config: &SchedulerConfig, label: &str) -> Result<Schedule, LoadError> {

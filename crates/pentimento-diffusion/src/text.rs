@@ -26,9 +26,7 @@ impl TextEncoder {
     pub(crate) fn load(root: &Scope, config: &TextConfig, label: &str) -> Result<Self, LoadError> {
         let activation = Activation::from_name(&config.hidden_act)
             .ok_or_else(|| unsupported(label, "hidden_act", &config.hidden_act))?;
-        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-            return Err(unsupported(label, "num_attention_heads", &config.num_attention_heads.to_string()));
-        }
+        config.check(label)?;
         // Checkpoints keep the model below `text_model`; newer transformers may drop that level.
         let scope = if root.contains("embeddings.token_embedding.weight") {
             root.clone()

@@ -1,7 +1,7 @@
 //! CLIP's byte-pair tokenizer, from the `vocab.json` and `merges.txt` of a model's `tokenizer/` folder.
 //!
-//! The rules are those of transformers' `CLIPTokenizer` (version 5): NFC, white space folded, lower case, then words, single digits
-//! and runs of other signs, each split by byte-level merges with `</w>` at the end.
+//! The rules are those of transformers' `CLIPTokenizer` (version 5): NFC, white space folded, lower case,
+//! then words, single digits and runs of other signs, each split by byte-level merges with `</w>` at the end.
 //!
 //! A text of any length is cut into chunks of 75 tokens; each is framed by start and end and filled up to 77.
 
@@ -112,11 +112,14 @@ fn read_merges(files: &dyn ModelFiles) -> Result<Vec<[String; 2]>, LoadError> {
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         LoadError::caused_by(LoadErrorKind::Malformed, format!("{label} is no text"), error)
     })?;
-    let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.starts_with("#version") && !line.is_empty());
     lines
-        .map(|line| match line.split_once(' ') {
+        .map(|(line, number)| match line.split_once(' ') {
             Some((left, right)) => Ok([left.to_owned(), right.to_owned()]),
-            None => Err(LoadError::new(LoadErrorKind::Malformed, format!("{label}: '{line}' is no pair"))),
+            None => {
+                let message = format!("{label}: line {number} is no pair of pieces");
+                Err(LoadError::new(LoadErrorKind::Malformed, message))
+            }
         })
         .collect()
 }

@@ -92,7 +92,8 @@ impl DownLevel {
         let downsample = match downsample {
             Some(padding) => {
                 let conv = Conv2d::load(&scope.at("downsamplers.0.conv"), outputs, outputs, 3)?;
-                Some(conv.halving(padding))
+                // diffusers' Downsample2D without padding pads below and right alone.
+                Some(if padding == 0 { conv.halving_bottom_right() } else { conv.halving(padding) })
             }
             None => None,
         };

@@ -1,7 +1,7 @@
 //! The denoising network (`UNet2DConditionModel`) of the Stable Diffusion 1.x and 2.x classes.
 //!
-//! Shapes: latents `[B, C, h, w]`, context `[B, S, D]`, prediction `[B, C, h, w]`. One timestep for the whole batch.
-//! Every size is read from the configuration.
+//! Shapes: latents `[B, C, h, w]`, context `[B, S, D]`, prediction `[B, C, h, w]`. One timestep for the whole
+//! batch. Every size is read from the configuration.
 //! Source: Rombach et al. 2022; layout of weights as in diffusers.
 
 mod attention;
@@ -57,14 +57,6 @@ impl Levels {
         let depths = per_level("transformer_layers_per_block", &config.transformer_layers_per_block)?;
         let contexts = per_level("cross_attention_dim", &config.cross_attention_dim)?;
         let layers = per_level("layers_per_block", &config.layers_per_block)?;
-        // Far above any model; a damaged configuration must not ask for more memory than there is.
-        if let Some(deep) = layers.iter().chain(&depths).find(|count| **count > 100) {
-            return Err(unsupported(
-                label,
-                "layers_per_block or transformer_layers_per_block",
-                &deep.to_string(),
-            ));
-        }
         let groups = config.norm_num_groups.ok_or_else(|| unsupported(label, "norm_num_groups", "null"))?;
         check_divisible(&channels, &heads, groups, label)?;
         let styles = (0..count).map(|level| TransformerStyle {

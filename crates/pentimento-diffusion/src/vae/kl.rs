@@ -5,7 +5,7 @@
 
 use super::Encoded;
 use crate::{
-    config::VaeConfig,
+    config::{VaeConfig, unsupported},
     error::{LoadError, Result},
     ops::{self, Conv2d, GroupNorm, Linear},
     unet::resnet::{Resnet, ResnetStyle, Upsample},
@@ -24,12 +24,15 @@ pub(crate) struct AutoencoderKl {
 impl AutoencoderKl {
     pub(crate) fn load(scope: &Scope, config: &VaeConfig, label: &str) -> Result<Self, LoadError> {
         let latent = config.latent_channels;
+        if !["", "silu", "swish"].contains(&config.act_fn.as_str()) {
+            return Err(unsupported(label, "act_fn", &config.act_fn));
+        }
         if config.block_out_channels.is_empty()
             || config.norm_num_groups == 0
             || config.block_out_channels.iter().any(|channels| channels % config.norm_num_groups != 0)
         {
             let channels = format!("{:?}", config.block_out_channels);
-            return Err(crate::config::unsupported(label, "block_out_channels", &channels));
+            return Err(unsupported(label, "block_out_channels", &channels));
         }
         let conv = |used: bool, name: &str, channels: usize| match used {
             true => Conv2d::load(&scope.at(name), channels, channels, 1).map(Some),

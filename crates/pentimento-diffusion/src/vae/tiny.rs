@@ -1,8 +1,9 @@
 //! The small autoencoder (`AutoencoderTiny`, "TAESD").
 //!
-//! Shapes: pixels `[B, 3, H, W]` in -1 to 1, latents `[B, C, H/f, W/f]`. It has no posterior: encoding draws nothing.
-//! Source: Ollin Boer Bohan's TAESD as diffusers' `EncoderTiny` and `DecoderTiny` lay it out: one list of layers each,
-//! whose numbers count the layers without weights too.
+//! Shapes: pixels `[B, 3, H, W]` in -1 to 1, latents `[B, C, H/f, W/f]`. It has no posterior: encoding draws
+//! nothing.
+//! Source: Ollin Boer Bohan's TAESD as diffusers' `EncoderTiny` and `DecoderTiny` lay it out: one list of
+//! layers each, whose numbers count the layers without weights too.
 
 use crate::{
     config::{VaeConfig, unsupported},
@@ -38,6 +39,9 @@ impl AutoencoderTiny {
             if blocks.is_empty() || blocks.len() != channels.len() || !uniform {
                 return Err(unsupported(label, name, &format!("{blocks:?} with channels {channels:?}")));
             }
+        }
+        if config.num_encoder_blocks.len() != config.num_decoder_blocks.len() {
+            return Err(unsupported(label, "num_decoder_blocks", "another length than the encoder's"));
         }
         Ok(Self {
             encoder: load_encoder(&scope.at("encoder.layers"), config, activation)?,

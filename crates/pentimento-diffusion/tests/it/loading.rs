@@ -1,29 +1,8 @@
 //! What is said of broken, missing and refused model files.
 
-use crate::{default_folder, options, tiny_folder};
+use crate::{copy, default_folder, options};
 use pentimento_diffusion::{Embedded, Folder, LoadErrorKind, Model, ModelFiles};
 use std::{fs, path::Path};
-use tempfile::TempDir;
-
-/// A copy of the tiny model that a test may break.
-fn copy() -> TempDir {
-    let folder = TempDir::new().expect("a folder");
-    copy_tree(&tiny_folder(), folder.path());
-    folder
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            fs::create_dir(&target).expect("a folder");
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("a copy");
-        }
-    }
-}
 
 #[track_caller]
 fn assert_refused(folder: &Path, kind: LoadErrorKind, words: &[&str]) {
@@ -147,6 +126,19 @@ fn settings_that_would_change_the_picture_are_refused_by_name() {
             "\"layers_per_block\": 1000000000000",
             "layers_per_block",
         ),
+        (
+            "unet/config.json",
+            "\"resnet_skip_time_act\": false",
+            "\"resnet_skip_time_act\": true",
+            "resnet_skip_time_act",
+        ),
+        (
+            "unet/config.json",
+            "\"downsample_padding\": 1",
+            "\"downsample_padding\": 1000000000000",
+            "downsample_padding",
+        ),
+        ("vae/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"relu\"", "act_fn"),
         ("scheduler/scheduler_config.json", "\"epsilon\"", "\"sample\"", "prediction_type"),
         ("scheduler/scheduler_config.json", "\"scaled_linear\"", "\"sigmoid\"", "beta_schedule"),
         ("scheduler/scheduler_config.json", "\"leading\"", "\"sideways\"", "timestep_spacing"),
@@ -167,6 +159,15 @@ fn the_plain_file_is_meant_where_a_variant_lies_beside_it() {
     // Alone, the variant is what there is.
     fs::rename(folder.path().join(UNET), folder.path().join(variant)).expect("a file");
     assert!(Model::load(&Folder::new(folder.path()), options("variant")).is_ok());
+}
+
+#[test]
+fn noise_that_does_not_rise_is_refused() {
+    for (from, to) in [("0.00085", "0.0"), ("0.012", "0.99")] {
+        let folder = copy();
+        edit(folder.path(), "scheduler/scheduler_config.json", from, to);
+        assert_refused(folder.path(), LoadErrorKind::Malformed, &["scheduler_config.json", "beta_start"]);
+    }
 }
 
 #[test]

@@ -1,22 +1,34 @@
 //! The engine through its public face.
 //!
+//! - `hostile`: files made to harm
 //! - `loading`: what is said of broken, missing and refused model files
 //! - `requests`: prompts, masks, sizes, cancellation, receipts
 
+mod hostile;
 mod loading;
 mod requests;
 
 use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};
-use std::{path::PathBuf, sync::LazyLock};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+use tempfile::TempDir;
 
 /// The folder of the embedded model.
 fn default_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/default")
 }
 
+/// A file or folder below the goldens.
+fn goldens(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../reference/goldens").join(path)
+}
+
 /// The folder of a tiny random model.
 fn tiny_folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../reference/goldens/models/tiny-sd15")
+    goldens("models/tiny-sd15")
 }
 
 fn options(name: &str) -> LoadOptions {
@@ -26,3 +38,23 @@ fn options(name: &str) -> LoadOptions {
 /// The tiny model, loaded once.
 static TINY: LazyLock<Model> =
     LazyLock::new(|| Model::load(&Folder::new(tiny_folder()), options("tiny")).expect("the tiny model"));
+
+/// A copy of the tiny model that a test may break.
+fn copy() -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    copy_tree(&tiny_folder(), folder.path());
+    folder
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            fs::create_dir(&target).expect("a folder");
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
