@@ -1,11 +1,13 @@
 //! One request, from its fields to pixels.
 //!
-//! The order of random draws is part of the contract, as in diffusers: the noise of the input's posterior, the latent noise, for a
-//! repaint the noise of the masked input's posterior (which a 4-channel network has no use for), then the sampler's.
+//! The order of random draws is part of the contract, as in diffusers: the noise of the input's posterior,
+//! the latent noise, for a repaint the noise of the masked input's posterior (which a 4-channel network has
+//! no use for), then the sampler's.
 //! Source: diffusers' `StableDiffusionPipeline`, `…Img2ImgPipeline` and `…InpaintPipeline`.
 
 use crate::{
     canvas::Frame,
+    error::LoadError,
     guidance::{Guidance, GuidedUnet},
     latent_mask::KnownLatent,
     model::{Model, Networks, Precision, precision_name},
@@ -14,6 +16,7 @@ use crate::{
     plan::Plan,
     prompt,
     samplers::{self, StepEnd},
+    text::TextEncoder,
     unet::Context,
     vae::{Encoded, Vae},
 };
@@ -35,11 +38,8 @@ pub(crate) fn generate(
     check(model, request)?;
     let plan = Plan::new(model, request)?;
     let input = Input::of(&request.task, &plan.frame)?;
-    enter(progress, Stage::Text)?;
-    let guides = request.guidance_scale.guides();
-    let prompts =
-        prompt::embed(&model.tokenizer, &model.text, &request.prompts, guides, &mut || part(progress))?;
     let mut run = Run { model, request, plan, progress, notes: Vec::new() };
+    let prompts = run.read_prompts()?;
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
         None => run.draw(input.as_ref(), &prompts)?,
@@ -115,6 +115,23 @@ struct Start {
 }
 
 impl Run<'_> {
+    fn read_prompts(&mut self) -> Result<prompt::Embedded, GenerateError> {
+        enter(self.progress, Stage::Text)?;
+        let prompts = self.embed(&self.model.text)?;
+        if prompts.is_finite().map_err(internal)? {
+            return Ok(prompts);
+        }
+        self.overflowed("the texts")?;
+        let encoder = self.model.text_in_f32().map_err(unbound)?;
+        self.embed(&encoder)
+    }
+
+    fn embed(&mut self, encoder: &TextEncoder) -> Result<prompt::Embedded, GenerateError> {
+        let guides = self.request.guidance_scale.guides();
+        let mut between = || part(self.progress);
+        prompt::embed(&self.model.tokenizer, encoder, &self.request.prompts, guides, &mut between)
+    }
+
     /// The input as it is, where no step would change it.
     fn nothing_to_do(&mut self, task: &Task) -> Option<Picture> {
         let init = task.init()?;
@@ -163,12 +180,17 @@ impl Run<'_> {
 
     fn start_from(&mut self, input: &Input, noise: &mut Noise) -> Result<Start, GenerateError> {
         enter(self.progress, Stage::Encode)?;
-        self.encode(input, noise).map_err(internal)
+        let draws_so_far = noise.clone();
+        let mut clean = encode_picture(&self.model.networks.vae, &input.picture, noise).map_err(internal)?;
+        if !pixels::is_finite(&clean).map_err(internal)? {
+            *noise = draws_so_far;
+            let networks = self.again_in_f32("the encoding")?;
+            clean = encode_picture(&networks.vae, &input.picture, noise).map_err(internal)?;
+        }
+        self.start_at(input, clean, noise).map_err(internal)
     }
 
-    fn encode(&self, input: &Input, noise: &mut Noise) -> candle_core::Result<Start> {
-        let vae = &self.model.networks.vae;
-        let clean = encode_picture(vae, &input.picture, noise)?;
+    fn start_at(&self, input: &Input, clean: Tensor, noise: &mut Noise) -> candle_core::Result<Start> {
         let drawn = noise.draw(&self.latent_shape())?;
         let level = self.plan.path.level(0);
         let x = match input.starts_from_noise(&self.plan) {
@@ -177,7 +199,7 @@ impl Run<'_> {
         };
         let known = match &input.mask {
             Some(mask) => {
-                if vae.has_posterior() {
+                if self.model.networks.vae.has_posterior() {
                     noise.draw(&self.latent_shape())?;
                 }
                 Some(KnownLatent::new(mask, clean, drawn)?)
@@ -240,14 +262,18 @@ impl Run<'_> {
 
     /// The networks for a stage whose values left the range of the precision.
     fn again_in_f32(&mut self, stage: &str) -> Result<Networks, GenerateError> {
+        self.overflowed(stage)?;
+        self.model.networks_in_f32().map_err(unbound)
+    }
+
+    /// Notes that a stage has to run again in f32, which is an error where it already did.
+    fn overflowed(&mut self, stage: &str) -> Result<(), GenerateError> {
         if self.model.options.precision == Precision::F32 {
             let message = format!("{stage} gave values that are no numbers");
             return Err(GenerateError::new(ErrorKind::Internal, message));
         }
         self.notes.push(format!("{stage} overflowed and ran again in f32"));
-        self.model.networks_in_f32().map_err(|error| {
-            GenerateError::caused_by(ErrorKind::Internal, "cannot bind the weights in f32", error)
-        })
+        Ok(())
     }
 
     /// The decoded picture at its place, at the size asked for, with what was not to be touched put back.
@@ -374,6 +400,11 @@ fn part(progress: &mut dyn Progress) -> Result<(), GenerateError> {
 
 fn cancellation() -> GenerateError {
     GenerateError::new(ErrorKind::Cancelled, "the caller broke off")
+}
+
+/// Weights that could be bound once and now cannot.
+fn unbound(error: LoadError) -> GenerateError {
+    GenerateError::caused_by(ErrorKind::Internal, "cannot bind the weights in f32", error)
 }
 
 /// An error of tensor arithmetic: a mistake of ours, whatever was asked.

@@ -155,10 +155,7 @@ impl Configs {
             return Err(unsupported(&self.labels.unet, "in_channels", &channels));
         }
         let hidden = self.text.hidden_size;
-        let widths = match &self.unet.cross_attention_dim {
-            PerLevel::One(width) => std::slice::from_ref(width),
-            PerLevel::Each(widths) => widths,
-        };
+        let widths = self.unet.cross_attention_dim.numbers();
         if widths.iter().any(|width| *width != hidden) {
             return Err(LoadError::new(
                 LoadErrorKind::Malformed,
@@ -167,9 +164,6 @@ impl Configs {
                     self.labels.unet
                 ),
             ));
-        }
-        if self.text.max_position_embeddings < 3 {
-            return Err(unsupported(&self.labels.text, "max_position_embeddings", "fewer than 3"));
         }
         Ok(())
     }
@@ -288,6 +282,12 @@ impl Model {
         self.limits.native
     }
 
+    /// The text encoder again in f32, when it overflowed in a lower precision.
+    pub(crate) fn text_in_f32(&self) -> Result<TextEncoder, LoadError> {
+        let scope = Scope::root(&self.weights.text, Precision::F32);
+        TextEncoder::load(&scope, &self.configs.text, &self.configs.labels.text)
+    }
+
     /// The networks again in f32, for a stage that overflowed in a lower precision.
     pub(crate) fn networks_in_f32(&self) -> Result<Networks, LoadError> {
         bind(&self.configs, &self.weights, Precision::F32)
@@ -317,8 +317,8 @@ fn bind(configs: &Configs, weights: &PartWeights, precision: Precision) -> Resul
     })
 }
 
-/// diffusers' Stable Diffusion pipelines overrule two settings of old configurations when they are built, so a picture never
-/// depends on them: see `StableDiffusionPipeline.__init__`.
+/// diffusers' Stable Diffusion pipelines overrule two settings of old configurations when they are built, so
+/// a picture never depends on them: see `StableDiffusionPipeline.__init__`.
 fn as_pipelines_use_it(config: SchedulerConfig) -> SchedulerConfig {
     SchedulerConfig { steps_offset: 1, clip_sample: Some(false), ..config }
 }

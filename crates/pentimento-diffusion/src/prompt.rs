@@ -1,12 +1,14 @@
 //! Prompts to the context that steers the network.
 //!
-//! Shapes: a chunk is 77 tokens, a context `[1, 77·chunks, hidden]`. Texts of one sign are blended by the mean of their contexts
-//! weighted with `|weight|`; a text of weight 0 counts for nothing, a sign without texts is the empty prompt.
-//! Where halves or texts have unequal numbers of chunks, the shorter is filled with chunks of the empty prompt.
+//! Shapes: a chunk is 77 tokens, a context `[1, 77·chunks, hidden]`. Texts of one sign are blended by the
+//! mean of their contexts weighted with `|weight|`; a text of weight 0 counts for nothing, a sign without
+//! texts is the empty prompt. Where halves or texts have unequal numbers of chunks, the shorter is filled
+//! with chunks of the empty prompt.
 
 use crate::{
     error::{LoadError, Result},
     generate::internal,
+    pixels,
     text::TextEncoder,
     tokenizer::Tokenizer,
 };
@@ -23,14 +25,22 @@ pub(crate) struct Embedded {
     pub(crate) reports: Vec<PromptReport>,
 }
 
+impl Embedded {
+    /// Whether all values of both halves are finite.
+    pub(crate) fn is_finite(&self) -> Result<bool> {
+        let negative = self.negative.as_ref().map_or(Ok(true), pixels::is_finite)?;
+        Ok(negative && pixels::is_finite(&self.positive)?)
+    }
+}
+
 /// A prompt as framed chunks of ids.
 struct Read {
     chunks: Vec<Vec<u32>>,
     report: PromptReport,
 }
 
-/// Reads all prompts and encodes those that count: without guidance (`guides`) the negative ones do not. `between` is called before each chunk, and its error ends the work: sixty-four long
-/// texts take a while.
+/// Reads all prompts and encodes those that count: without guidance (`guides`) the negative ones do not.
+/// `between` is called before each chunk, and its error ends the work: sixty-four long texts take a while.
 pub(crate) fn embed(
     tokenizer: &Tokenizer,
     encoder: &TextEncoder,

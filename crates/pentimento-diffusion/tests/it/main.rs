@@ -2,10 +2,12 @@
 //!
 //! - `hostile`: files made to harm
 //! - `loading`: what is said of broken, missing and refused model files
+//! - `precision`: what leaves the range of bf16, or of f32
 //! - `requests`: prompts, masks, sizes, cancellation, receipts
 
 mod hostile;
 mod loading;
+mod precision;
 mod requests;
 
 use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};

@@ -1,0 +1,119 @@
+//! What leaves the range of bf16 is drawn again in f32, and what leaves that of f32 is no picture.
+
+use crate::{copy, options};
+use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};
+use pentimento_request::{
+    Canvas, Channels, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, GuidanceScale,
+    Picture, Prompt, Quiet, Size, Span, Steps, Strength, Task,
+};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+
+/// A stage: its weights, a layer whose first output is made 0, the layer behind it, and how notes call the stage.
+const STAGES: [(&str, &str, &str, &str); 4] = [
+    ("text_encoder/model.safetensors", "encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc2", "the texts"),
+    ("vae/diffusion_pytorch_model.safetensors", "encoder.conv_norm_out", "encoder.conv_out", "the encoding"),
+    ("unet/diffusion_pytorch_model.safetensors", "conv_norm_out", "conv_out", "the steps"),
+    ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_norm_out", "decoder.conv_out", "the decoding"),
+];
+
+/// The values and shape of a tensor of f16 values.
+type Values = (Vec<f32>, Vec<usize>);
+
+/// Rewrites a file of weights in f32, changed.
+fn rewrite(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Values>)) {
+    let bytes = fs::read(path).expect("weights");
+    let stored = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut tensors = BTreeMap::new();
+    for (name, view) in stored.tensors() {
+        let values: Vec<f32> = match view.dtype() {
+            Dtype::F16 => {
+                view.data().as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
+            }
+            Dtype::F32 => view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            other => panic!("{name} is stored as {other:?}"),
+        };
+        tensors.insert(name, (values, view.shape().to_vec()));
+    }
+    change(&mut tensors);
+    let data: Vec<_> = tensors
+        .into_iter()
+        .map(|(name, (values, shape))| {
+            (name, values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>(), shape)
+        })
+        .collect();
+    let views = data.iter().map(|(name, bytes, shape)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a view"))
+    });
+    fs::write(path, safetensors::serialize(views, None).expect("safetensors")).expect("a file");
+}
+
+/// Weights that multiply a 0: the largest f32 numbers, which bf16 rounds to infinity.
+fn widen(folder: &Path, (file, before, behind, _): (&str, &str, &str, &str)) {
+    rewrite(&folder.join(file), |tensors| {
+        for name in [format!("{before}.weight"), format!("{before}.bias")] {
+            let (values, shape) = tensors.get_mut(&name).expect(&name);
+            let row = values.len() / shape[0];
+            values[..row].fill(0.0);
+        }
+        let (values, shape) = tensors.get_mut(&format!("{behind}.weight")).expect(behind);
+        let taps: usize = shape[2..].iter().product();
+        let row = shape[1] * taps;
+        for output in 0..shape[0] {
+            // The last tap of a kernel, which every transform of kernels leaves as it is.
+            values[output * row + taps - 1] = f32::MAX;
+        }
+    });
+}
+
+fn draw(folder: &Path, precision: Precision) -> Result<GeneratedImage, GenerateError> {
+    let model = Model::load(&Folder::new(folder), LoadOptions { precision, ..options("wide") });
+    let size = Size::new(32, 32).expect("a size");
+    let pixels = (0..3072u32).map(|index| (index * 37 % 251) as u8).collect();
+    let init = Arc::new(Picture::new(size, Channels::Rgb, pixels).expect("a picture"));
+    let request = GenerationRequest {
+        model: "wide".to_owned(),
+        prompts: vec![Prompt { text: "a cat".to_owned(), weight: 1.0 }],
+        task: Task::ImageToImage { init, span: Span::of(Strength::new(0.5).expect("a strength")) },
+        canvas: Canvas::Exact(None),
+        sampler: None,
+        schedule: None,
+        steps: Steps::new(4).expect("steps"),
+        guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
+        guidance_rescale: 0.0,
+        seed: 7,
+    };
+    model.expect("a model").generate(&request, &mut Quiet)
+}
+
+#[test]
+fn a_stage_that_overflows_in_bf16_runs_again_in_f32() {
+    for stage in STAGES {
+        let folder = copy();
+        widen(folder.path(), stage);
+        let reference = draw(folder.path(), Precision::F32).expect("f32 holds it");
+        assert!(reference.receipt.notes.is_empty(), "{:?}", reference.receipt.notes);
+        let again = draw(folder.path(), Precision::Bf16).expect("f32 helps");
+        assert_eq!(again.receipt.notes, [format!("{} overflowed and ran again in f32", stage.3)]);
+        let pairs = reference.picture.pixels().iter().zip(again.picture.pixels());
+        let off = pairs.map(|(a, b)| u32::from(a.abs_diff(*b))).max();
+        // What the other stages round to bf16.
+        assert!(off < Some(16), "{}: off by {off:?}", stage.3);
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_are_no_picture() {
+    for (file, layer, _, name) in STAGES {
+        let folder = copy();
+        rewrite(&folder.path().join(file), |tensors| {
+            tensors.get_mut(&format!("{layer}.bias")).expect(layer).0.fill(f32::NAN);
+        });
+        for precision in [Precision::F32, Precision::Bf16] {
+            let error = draw(folder.path(), precision).expect_err("no picture");
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            let message = error.to_string();
+            assert!(message.contains("no numbers"), "{name}, {precision:?}: {message}");
+        }
+    }
+}
