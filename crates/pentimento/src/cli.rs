@@ -1,5 +1,5 @@
-//! What can be typed, and nothing of what it means: clap's definitions, from which help, completions and the man page
-//! are made. Resolving happens in the module of each command.
+//! What can be typed, and nothing of what it means: clap's definitions, from which help, completions and the
+//! man page are made. Resolving happens in the module of each command.
 
 use clap::{
     ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint,
@@ -81,13 +81,14 @@ pub(crate) struct GenerateArgs {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "init", help_heading = INPUT)]
     pub(crate) mask: Option<PathBuf>,
 
-    /// What stands for "repaint": white or black in the mask (white by default), or transparency in the --init picture
+    /// What stands for "repaint": white or black in the mask (white by default), or transparency in the
+    /// --init picture
     #[arg(long, value_name = "SOURCE", value_parser = mask_sources(), ignore_case = true, requires = "init",
           help_heading = INPUT)]
     pub(crate) mask_source: Option<MaskSource>,
 
     /// How much of the --init picture is given up, from 0 to 1 [default: 0.65, with a mask 1]
-    #[arg(long, value_name = "SHARE", requires = "init", help_heading = INPUT)]
+    #[arg(long, value_name = "SHARE", requires = "init", allow_negative_numbers = true, help_heading = INPUT)]
     pub(crate) strength: Option<f64>,
 
     /// Show the model this much around the mask when the picture is larger than the model's own size [default: 32]
@@ -111,19 +112,19 @@ pub(crate) struct GenerateArgs {
     pub(crate) schedule: Option<Schedule>,
 
     /// Steps of the schedule, from 1 to 1000
-    #[arg(long, value_name = "N", default_value_t = 20, help_heading = DRAWING)]
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, help_heading = DRAWING)]
     pub(crate) steps: usize,
 
     /// How strictly the prompt is followed, from 0 to 35; up to 1 the negative prompts are not looked at
-    #[arg(long, value_name = "SCALE", default_value_t = 7.0, help_heading = DRAWING)]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true, default_value_t = 7.0, help_heading = DRAWING)]
     pub(crate) cfg: f32,
 
     /// Share, from 0 to 1, by which glaring contrasts of a high --cfg are brought back
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = DRAWING)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true, help_heading = DRAWING)]
     pub(crate) guidance_rescale: f32,
 
     /// The same seed draws the same picture [default: a random one, which the picture's metadata names]
-    #[arg(long, value_name = "N", help_heading = DRAWING)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = DRAWING)]
     pub(crate) seed: Option<u64>,
 
     /// Width and height, multiples of 8 for a new picture [default: the model's own size, or that of --init]
@@ -165,15 +166,16 @@ pub(crate) struct GenerateArgs {
 /// Which model runs, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// A model's folder (diffusers layout, safetensors), or its name in `pentimento models list` [default: default]
+    /// A model's folder (diffusers layout, safetensors), or its name in `pentimento models list` [default:
+    /// default]
     #[arg(long, value_name = "DIR|NAME", value_hint = ValueHint::DirPath, help_heading = MODEL)]
     pub(crate) model: Option<String>,
 
     #[command(flatten)]
     pub(crate) data: DataArgs,
 
-    /// Precision of the arithmetic: f32 (the reference), bf16, or auto, the faster of the two on this machine; pictures
-    /// differ slightly between the two [default: f32]
+    /// Precision of the arithmetic: f32 (the reference), bf16, or auto, the faster of the two on this
+    /// machine; pictures differ slightly between the two [default: f32]
     #[arg(long, value_name = "TYPE", value_enum, hide_possible_values = true, help_heading = MODEL)]
     pub(crate) dtype: Option<Dtype>,
 
