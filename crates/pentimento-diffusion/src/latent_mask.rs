@@ -1,8 +1,9 @@
 //! Masks on the latent grid, and the re-imposition of what is known.
 //!
-//! Shapes: a mask in pixels becomes one value per latent cell, the largest of the pixels that the cell covers, so that no painted
-//! pixel is lost. A cell of value m (0 to 1) takes part in the last m share of the steps; before that, and where m is 0, the known latent
-//! is put back after every step at that step's noise level, as diffusers' inpainting does with a 4-channel network.
+//! Shapes: a mask in pixels becomes one value per latent cell, the largest of the pixels that the cell
+//! covers, so that no painted pixel is lost. A cell of value m (0 to 1) takes part in the last m share of the
+//! steps; before that, and where m is 0, the known latent is put back after every step at that step's noise
+//! level, as diffusers' inpainting does with a 4-channel network.
 //! Source: Lugmayr et al. 2022 (re-imposition); Levin & Fried 2023 (a threshold per step for grey).
 
 use crate::error::Result;

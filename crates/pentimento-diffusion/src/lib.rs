@@ -1,11 +1,13 @@
 //! The engine: `(weights, GenerationRequest) -> pixels`.
 //!
-//! Synchronous and a pure function: no network, no clock, no environment, no global random numbers. The same request
-//! and build on the same instruction set gives the same bytes, whatever the number of threads and whatever ran before.
+//! Synchronous and a pure function: no network, no clock, no environment, no global random numbers. The same
+//! request and build on the same instruction set gives the same bytes, whatever the number of threads and
+//! whatever ran before.
 //!
-//! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`, `text`, `unet`, `vae` are the
-//! networks, which reach arithmetic only through `ops`; `noise`, `schedule`, `samplers`, `guidance`, `latent_mask` are the
-//! diffusion; `plan`, `canvas`, `prompt`, `generate` turn a request into a run of them.
+//! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`,
+//! `text`, `unet`, `vae` are the networks, which reach arithmetic only through `ops`; `noise`, `schedule`,
+//! `samplers`, `guidance`, `latent_mask` are the diffusion; `plan`, `canvas`, `prompt`, `generate` turn a
+//! request into a run of them.
 
 mod canvas;
 mod config;

@@ -1,8 +1,8 @@
 //! The engine's primitives: the one door between model code and arithmetic.
 //!
-//! Shapes: pictures are `[B, C, H, W]`, token sequences `[B, T, C]`, all f32 on the CPU. Weights are packed when a model is
-//! loaded. Model code calls nothing else; what a primitive runs on is decided here: `pentimento-kernels`, with candle's own
-//! operations as the oracle of the tests below.
+//! Shapes: pictures are `[B, C, H, W]`, token sequences `[B, T, C]`, all f32 on the CPU. Weights are packed
+//! when a model is loaded. Model code calls nothing else; what a primitive runs on is decided here:
+//! `pentimento-kernels`, with candle's own operations as the oracle of the tests below.
 //! Errors: those of candle, which mean a mistake in the engine, never one of the request.
 
 use crate::{

@@ -19,7 +19,8 @@ pub(crate) fn to_tensor(picture: &Picture) -> Result<Tensor> {
     Tensor::from_vec(planes, (1, 3, height, width), &Device::Cpu)
 }
 
-/// The picture that a decoded tensor shows, clamped and rounded to the nearest byte as numpy rounds (half to even).
+/// The picture that a decoded tensor shows, clamped and rounded to the nearest byte as numpy rounds (half to
+/// even).
 pub(crate) fn to_picture(tensor: &Tensor) -> Result<Picture> {
     let (_, _, height, width) = tensor.dims4()?;
     let planes: Vec<f32> = tensor.flatten_all()?.to_vec1()?;

@@ -53,8 +53,8 @@ impl Plan {
     }
 }
 
-/// The sampler where the request leaves the choice: the one that the model's own scheduler names, else DPM++ 2M, which
-/// Stability's interfaces document as their usual choice.
+/// The sampler where the request leaves the choice: the one that the model's own scheduler names, else DPM++
+/// 2M, which Stability's interfaces document as their usual choice.
 fn chosen(model: &Model) -> Sampler {
     model.own_sampler.unwrap_or(Sampler::KDpmpp2m)
 }
@@ -99,8 +99,8 @@ fn cut(path: Path, steps: usize, span: Span) -> Path {
     }
 }
 
-/// diffusers starts sigma samplers from the deviation of noise alone where the schedule reaches the top, and from that
-/// of noised data (`√(σ²+1)`) where it does not.
+/// diffusers starts sigma samplers from the deviation of noise alone where the schedule reaches the top, and
+/// from that of noised data (`√(σ²+1)`) where it does not.
 fn initial_deviation(path: &Path, schedule: Schedule) -> f64 {
     match (path, schedule) {
         (Path::Preserving(_), _) => 1.0,

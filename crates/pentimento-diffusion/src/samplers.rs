@@ -1,9 +1,10 @@
 //! Samplers: free functions that walk a latent from noise to clean.
 //!
-//! Shapes: `x` is `[1, C, h, w]` in latent cells. Units: sigma is the noise's standard deviation relative to the signal; schedules are f64
-//! on the host and end in 0. Each sampler calls `denoise` for the clean latent that the model expects, and `between` after every
-//! step, which reports progress and may change `x` (a mask's known part) or break off. No sampler knows of text, guidance
-//! or timesteps. Errors: only what `denoise` and `between` return.
+//! Shapes: `x` is `[1, C, h, w]` in latent cells. Units: sigma is the noise's standard deviation relative to
+//! the signal; schedules are f64 on the host and end in 0. Each sampler calls `denoise` for the clean latent
+//! that the model expects, and `between` after every step, which reports progress and may change `x` (a
+//! mask's known part) or break off. No sampler knows of text, guidance or timesteps. Errors: only what
+//! `denoise` and `between` return.
 //! Source: Song et al. 2021 (DDIM); Karras et al. 2022, Algorithm 2 (Euler); Lu et al. 2022 (DPM-Solver++);
 //! k-diffusion `sampling.py` for the ancestral steps.
 //!
@@ -175,14 +176,15 @@ fn pairs(sigmas: &[f64]) -> impl Iterator<Item = (usize, (f64, f64))> {
     sigmas.windows(2).map(|pair| (pair[0], pair[1])).enumerate()
 }
 
-/// Along the slope `(x - denoised) / sigma` to `next`, written as a blend: at the sigma of 4096 that stands for zero
-/// terminal SNR the difference `next - sigma` times the slope would cancel away what f32 holds.
+/// Along the slope `(x - denoised) / sigma` to `next`, written as a blend: at the sigma of 4096 that stands
+/// for zero terminal SNR the difference `next - sigma` times the slope would cancel away what f32 holds.
 fn euler_step(x: &Tensor, denoised: &Tensor, sigma: f64, next: f64) -> Result<Tensor> {
     let share = next / sigma;
     (x * share)? + (denoised * (1.0 - share))?
 }
 
-/// The sigma to step down to and the noise to add so that `next` is met: k-diffusion's `get_ancestral_step`, eta 1.
+/// The sigma to step down to and the noise to add so that `next` is met: k-diffusion's `get_ancestral_step`,
+/// eta 1.
 fn ancestral_step(sigma: f64, next: f64) -> (f64, f64) {
     let up = (next.powi(2) * (sigma.powi(2) - next.powi(2)) / sigma.powi(2)).sqrt().min(next);
     ((next.powi(2) - up.powi(2)).sqrt(), up)

@@ -1,7 +1,7 @@
 //! Safetensors weights of one part of a model: found, checked, and read tensor by tensor.
 //!
-//! A part's weights are one file or shards with an index. Storage may be f32, f16 or bf16; tensors come out as f32.
-//! Errors name the file, the tensor, and the expected and found shape. Pickle files are never opened.
+//! A part's weights are one file or shards with an index. Storage may be f32, f16 or bf16; tensors come out
+//! as f32. Errors name the file, the tensor, and the expected and found shape. Pickle files are never opened.
 //! Source: the safetensors format, and the file names that diffusers and transformers write.
 
 use crate::{

@@ -126,8 +126,8 @@ struct Loaded {
 }
 
 impl Catalogue {
-    /// Loads a model, unless the same one is there already, and answers its name here. Two models whose folders have the
-    /// same name are told apart by a number.
+    /// Loads a model, unless the same one is there already, and answers its name here. Two models whose
+    /// folders have the same name are told apart by a number.
     ///
     /// # Errors
     /// As [`Model::load`].

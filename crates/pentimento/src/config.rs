@@ -298,7 +298,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Takes relative paths from the file's folder. A model is a path when it looks like one: a bare word is a name.
+    /// Takes relative paths from the file's folder. A model is a path when it looks like one: a bare word is
+    /// a name.
     fn resolve_paths(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
         self.data_dir.iter_mut().for_each(resolve);

@@ -1,7 +1,7 @@
 //! The binary: the only crate that names both the engine and the server.
 //!
-//! [`cli`] is what can be typed; each command resolves it in its own module. Standard output carries only what was asked
-//! for, an error is one line on standard error, and [`failure`] gives the exit codes.
+//! [`cli`] is what can be typed; each command resolves it in its own module. Standard output carries only
+//! what was asked for, an error is one line on standard error, and [`failure`] gives the exit codes.
 
 mod catalogue;
 mod cli;

@@ -86,7 +86,8 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A file beside the target, so that renaming does not cross file systems; with the permissions that any new file has.
+/// A file beside the target, so that renaming does not cross file systems; with the permissions that any new
+/// file has.
 fn hidden_file(folder: PathBuf) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".pentimento-");

@@ -1,4 +1,5 @@
-//! What a user sees and gets while a picture is drawn: a bar on a terminal, a preview file, and a way to break off.
+//! What a user sees and gets while a picture is drawn: a bar on a terminal, a preview file, and a way to
+//! break off.
 
 use crate::output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -23,7 +24,8 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// A listener that obeys `cancel`. It draws a bar if standard error is a terminal and the user did not ask for quiet.
+    /// A listener that obeys `cancel`. It draws a bar if standard error is a terminal and the user did not
+    /// ask for quiet.
     pub(crate) fn new(cancel: Cancel, quiet: bool, preview: Option<PathBuf>) -> Self {
         let bar = (!quiet && io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());

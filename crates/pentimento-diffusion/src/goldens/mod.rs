@@ -1,12 +1,14 @@
 //! The engine's parts against the references: diffusers, k-diffusion, transformers, torch.
 //!
-//! The golden files lie in `reference/goldens`; `reference/README.md` tells how they were made and how to make them again. Tolerances are
-//! those of the parts, relative to the deviation of the expected values where that is what "close" means.
+//! The golden files lie in `reference/goldens`; `reference/README.md` tells how they were made and how to
+//! make them again. Tolerances are those of the parts, relative to the deviation of the expected values where
+//! that is what "close" means.
 
 mod denoising;
 mod networks;
 mod noise;
 mod pipelines;
+mod true_size;
 
 use crate::{
     Precision,
@@ -19,7 +21,10 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 /// A golden file: its tensors, and what its program says of them.
 struct Golden {
@@ -29,8 +34,11 @@ struct Golden {
 
 impl Golden {
     fn open(name: &str) -> Self {
-        let path = reference().join(format!("goldens/{name}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self::read(&reference().join(format!("goldens/{name}.safetensors")))
+    }
+
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let (_, header) = SafeTensors::read_metadata(&bytes).expect("a safetensors file");
         let case = header.metadata().as_ref().and_then(|texts| texts.get("case")).expect("a case");
         let case = serde_json::from_str(case).expect("a case in JSON");

@@ -1,7 +1,7 @@
 //! Whole pictures against diffusers' pipelines.
 //!
-//! Every case is asked for as `generate --raw` asks. Expected is the reference's picture, or its last latent decoded here where the picture was
-//! not kept (the decoder has goldens of its own).
+//! Every case is asked for as `generate --raw` asks. Expected is the reference's picture, or its last latent
+//! decoded here where the picture was not kept (the decoder has goldens of its own).
 
 use super::{Golden, files, reference};
 use crate::{LoadOptions, Model, Precision, pixels};

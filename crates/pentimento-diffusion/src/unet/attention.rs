@@ -1,7 +1,7 @@
 //! Transformer blocks of the UNet.
 //!
-//! Shapes: tokens `[B, T, C]` with `T = H·W`; the context (text states) is `[B, S, D]`. The keys and values that the
-//! context gives depend on no step, so they are computed once per request: see [`Context`].
+//! Shapes: tokens `[B, T, C]` with `T = H·W`; the context (text states) is `[B, S, D]`. The keys and values
+//! that the context gives depend on no step, so they are computed once per request: see [`Context`].
 //! Source: Vaswani et al. 2017; Rombach et al. 2022, appendix E.2.1 (GEGLU: Shazeer 2020).
 
 use crate::{

@@ -1,7 +1,7 @@
 //! The timestep's embedding.
 //!
-//! Source: Vaswani et al. 2017, section 3.5, as diffusers' `get_timestep_embedding` computes it: in f32, because an angle
-//! of up to 1000 radians keeps what f32 rounded away.
+//! Source: Vaswani et al. 2017, section 3.5, as diffusers' `get_timestep_embedding` computes it: in f32,
+//! because an angle of up to 1000 radians keeps what f32 rounded away.
 
 use crate::{
     error::{LoadError, Result},

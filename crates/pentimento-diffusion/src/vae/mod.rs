@@ -1,7 +1,8 @@
 //! Autoencoders between pixels and latents.
 //!
-//! Shapes: pixels `[1, 3, H, W]` in -1 to 1, latents `[1, C, H/f, W/f]` where `f` is the configuration's factor. Latents here are those that the
-//! denoising network sees: shifted and scaled as the configuration says.
+//! Shapes: pixels `[1, 3, H, W]` in -1 to 1, latents `[1, C, H/f, W/f]` where `f` is the configuration's
+//! factor. Latents here are those that the denoising network sees: shifted and scaled as the configuration
+//! says.
 
 mod kl;
 mod tiny;

@@ -1,7 +1,7 @@
 //! `pentimento generate`: one picture.
 //!
-//! First everything typed is resolved to a [`Plan`], without touching a file; then the plan is carried out, cheap steps
-//! first, so that mistakes are told before the work.
+//! First everything typed is resolved to a [`Plan`], without touching a file; then the plan is carried out,
+//! cheap steps first, so that mistakes are told before the work.
 
 mod plan;
 
@@ -27,8 +27,8 @@ use std::{
     time::Instant,
 };
 
-/// Largest input: a file of 1 GiB and 2^27 pixels (512 MB decoded), far above any camera's. It is the user's own file, so the
-/// limit only keeps a broken header from taking all memory.
+/// Largest input: a file of 1 GiB and 2^27 pixels (512 MB decoded), far above any camera's. It is the user's
+/// own file, so the limit only keeps a broken header from taking all memory.
 const INPUT_LIMITS: Limits = Limits { bytes: 1 << 30, pixels: 1 << 27 };
 
 /// Draws what was asked for and writes it.

@@ -11,7 +11,8 @@ use pentimento_request::{
 };
 use std::path::{Path, PathBuf};
 
-/// Image-to-image keeps the picture's composition (Stability's default: `image_strength` 0.35, the complement of this).
+/// Image-to-image keeps the picture's composition (Stability's default: `image_strength` 0.35, the complement
+/// of this).
 const STRENGTH_WITHOUT_MASK: f64 = 0.65;
 
 /// Pixels around a mask that the model sees unless told otherwise.

@@ -1,7 +1,7 @@
 //! `pentimento serve`: puts the models, the protocol and the server together, and ends them on a signal.
 //!
-//! Standard output says where the server listens (and, where nobody configured credentials, how to ask it); the log goes
-//! to standard error.
+//! Standard output says where the server listens (and, where nobody configured credentials, how to ask it);
+//! the log goes to standard error.
 
 mod settings;
 mod signals;

@@ -1,5 +1,5 @@
-//! What the options, the configuration file and the environment of `serve` mean together. Options come first, then the
-//! file, then the defaults.
+//! What the options, the configuration file and the environment of `serve` mean together. Options come first,
+//! then the file, then the defaults.
 
 use crate::{
     catalogue::{DEFAULT, Source, precision},

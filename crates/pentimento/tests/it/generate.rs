@@ -10,7 +10,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The precision is said, since the fastest one is measured, and a busy machine may measure otherwise the next time.
+/// The precision is said, since the fastest one is measured, and a busy machine may measure otherwise the
+/// next time.
 const TEXT: [&str; 9] =
     ["generate", "--prompt", "a red apple, 3d model", "--steps", "2", "--seed", "7", "--dtype", "f32"];
 
