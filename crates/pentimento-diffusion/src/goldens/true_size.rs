@@ -1,0 +1,75 @@
+//! The true Stable Diffusion 1.5 architecture with random weights, against diffusers.
+//!
+//! The model takes gigabytes, so `reference/sd15_random.py FOLDER` makes it where it is wanted, and
+//! `PENTIMENTO_SD15_RANDOM=FOLDER cargo test --release -p pentimento-diffusion true_size -- --nocapture` compares.
+
+use super::{Golden, f32_root};
+use crate::{
+    Precision,
+    config::{TextConfig, UnetConfig, VaeConfig, read_json},
+    files::Folder,
+    text::TextEncoder,
+    unet::Unet,
+    vae::Vae,
+    weights::{Scope, Weights},
+};
+use candle_core::Tensor;
+use std::{path::PathBuf, time::Instant};
+
+/// Root mean square of the difference, as a share of that of the expected values.
+fn relative_rms(got: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(got.dims(), expected.dims());
+    let rms = |tensor: &Tensor| -> f64 {
+        let mean = tensor.sqr().and_then(|squares| squares.mean_all());
+        f64::from(mean.and_then(|mean| mean.to_scalar::<f32>()).expect("f32 values")).sqrt()
+    };
+    rms(&(got - expected).expect("one shape")) / rms(expected)
+}
+
+#[test]
+fn the_true_size_is_what_diffusers_computes() {
+    let Some(folder) = std::env::var_os("PENTIMENTO_SD15_RANDOM").map(PathBuf::from) else {
+        println!("skipped: PENTIMENTO_SD15_RANDOM names no folder (see reference/sd15_random.py)");
+        return;
+    };
+    let golden = Golden::read(&folder.join("expected.safetensors"));
+    let files = Folder::new(&folder);
+    let open = |part, stem| Weights::open(&files, part, stem).expect("weights");
+
+    let config: TextConfig = read_json(&files, "text_encoder/config.json").expect("a configuration");
+    let weights = open("text_encoder", "model");
+    let text = TextEncoder::load(&f32_root(&weights), &config, "text").expect("an encoder");
+    let ids: Vec<u32> = golden.f64s("text.ids").into_iter().map(|id| id as u32).collect();
+    let states = text.forward(&ids).expect("states");
+    let error = relative_rms(&states, &golden.tensor("text.states"));
+    println!("text encoder: relative error {error:.1e}");
+    assert!(error < 1e-4);
+
+    let mut config: VaeConfig = read_json(&files, "vae/config.json").expect("a configuration");
+    (config.scaling_factor, config.shift_factor) = (Some(1.0), None);
+    let weights = open("vae", "diffusion_pytorch_model");
+    let vae = Vae::load(&f32_root(&weights), &config, "vae").expect("an autoencoder");
+    let start = Instant::now();
+    let decoded = vae.decode(&golden.tensor("vae.latent")).expect("pixels");
+    let took = start.elapsed().as_secs_f64();
+    let error = relative_rms(&decoded, &golden.tensor("vae.decoded"));
+    println!("VAE decode: {took:.2} s, relative error {error:.1e}");
+    assert!(error < 1e-4);
+
+    let config: UnetConfig = read_json(&files, "unet/config.json").expect("a configuration");
+    let weights = open("unet", "diffusion_pytorch_model");
+    for (precision, allowed) in [(Precision::F32, 1e-4), (Precision::Bf16, 1.7e-2)] {
+        let unet = Unet::load(&Scope::root(&weights, precision), &config, "unet").expect("a UNet");
+        let context = unet.context(&golden.tensor("unet.context")).expect("keys and values");
+        let timestep = golden.f64s("unet.timestep")[0];
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            let start = Instant::now();
+            let got = unet.forward(&golden.tensor("unet.sample"), timestep, &context).expect("a prediction");
+            times.push(start.elapsed().as_secs_f64());
+            let error = relative_rms(&got, &golden.tensor("unet.output"));
+            println!("UNet step {precision:?}: {:.2} s, relative error {error:.1e}", times[times.len() - 1]);
+            assert!(error < allowed);
+        }
+    }
+}
