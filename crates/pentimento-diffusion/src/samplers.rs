@@ -8,7 +8,8 @@
 //! Source: Song et al. 2021 (DDIM); Karras et al. 2022, Algorithm 2 (Euler); Lu et al. 2022 (DPM-Solver++);
 //! k-diffusion `sampling.py` for the ancestral steps.
 //!
-//! A new sampler is one function here, one arm in [`sample`], and its golden in `reference/samplers.py`.
+//! A new sampler is one function here, one arm in [`sample`], its name in [`AVAILABLE`], and its golden in
+//! `reference/samplers.py`.
 
 use crate::error::Result;
 use crate::schedule::NoiseLevel;
