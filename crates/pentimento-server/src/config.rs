@@ -4,7 +4,7 @@ use crate::{
     error::{ServerError, ServerErrorKind},
     tls::Tls,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 /// Everything that shapes a server. [`ServerConfig::new`] documents the defaults; every field may be changed after.
 #[derive(Clone, Debug)]
@@ -15,6 +15,9 @@ pub struct ServerConfig {
     pub tls: Option<Tls>,
     /// Jobs that may wait beside the one that runs. Default 16.
     pub queue_places: usize,
+    /// Jobs that may be begun per minute, in bursts of as many; further ones are told to come back later. A retry that
+    /// joins its running job counts for nothing. Default `None`: no limit.
+    pub jobs_per_minute: Option<NonZeroU32>,
     /// How long a job is kept after its last client left, if that client announced that it would try again. Default
     /// 900 ms, so that an abandoned job is cancelled within a second. Raise it where pictures take longer than the
     /// clients' read timeout: a retry that comes later finds its job gone and starts anew.
@@ -57,6 +60,7 @@ impl ServerConfig {
             listen,
             tls: None,
             queue_places: 16,
+            jobs_per_minute: None,
             retry_grace: Duration::from_millis(900),
             deadline: Some(Duration::from_secs(15 * 60)),
             keep_alive: None,

@@ -128,6 +128,7 @@ impl App {
         let metrics = Metrics::new();
         let limits = Limits {
             places: config.queue_places,
+            per_minute: config.jobs_per_minute,
             retry_grace: config.retry_grace,
             deadline: config.deadline,
         };

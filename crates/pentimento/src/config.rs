@@ -236,6 +236,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) pixels: Option<u64>,
     /// Requests that wait while one is drawn.
     pub(crate) queue: Option<usize>,
+    /// Pictures that may be begun per minute. 0 is no limit.
+    pub(crate) pictures_per_minute: Option<u32>,
     /// Longest time from arrival to the finished picture. 0 is no limit.
     pub(crate) deadline_seconds: Option<Seconds>,
 }
@@ -381,7 +383,7 @@ mod tests {
         } = config;
         let LogConfig { format, filter } = log;
         let AuthConfig { access_keys, api_keys } = auth;
-        let LimitsConfig { body_memory_bytes, pixels, queue, deadline_seconds } = limits;
+        let LimitsConfig { body_memory_bytes, pixels, queue, pictures_per_minute, deadline_seconds } = limits;
         let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
             connections;
         let BedrockStrictness { nine_sizes_only, refuse_unknown_keys } = bedrock;
@@ -392,6 +394,7 @@ mod tests {
         assert!(
             body_memory_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some()
         );
+        assert!(pictures_per_minute.is_some());
         assert!(keep_alive_after_seconds.is_some() && keep_alive_every_seconds.is_some());
         assert!(retry_grace_seconds.is_some());
         assert!(nine_sizes_only.is_some() && refuse_unknown_keys.is_some());

@@ -4,7 +4,8 @@
 //! for the same work may join it, in `queue` until the worker takes it, and in `running` until the worker is done with
 //! it, even if it was broken off before. The first outcome that is published stands.
 
-use super::{Job, Outcome};
+use super::{Job, Limits, Outcome};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use pentimento_request::{ErrorKind, GenerateError, GenerationRequest};
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,6 +19,7 @@ const MOST_WAITERS: usize = 16;
 
 pub(crate) struct Ledger {
     places: usize,
+    rate: Option<DefaultDirectRateLimiter>,
     retry_grace: Duration,
     deadline: Option<Duration>,
     last_number: u64,
@@ -55,11 +57,12 @@ pub(crate) enum Absence {
 }
 
 impl Ledger {
-    pub(crate) fn new(places: usize, retry_grace: Duration, deadline: Option<Duration>) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            places,
-            retry_grace,
-            deadline,
+            places: limits.places,
+            rate: limits.per_minute.map(|count| RateLimiter::direct(Quota::per_minute(count))),
+            retry_grace: limits.retry_grace,
+            deadline: limits.deadline,
             last_number: 0,
             entries: HashMap::new(),
             by_key: HashMap::new(),
@@ -85,6 +88,9 @@ impl Ledger {
         // The worker may not yet have taken up a job that it is free to take: count places beside the running one.
         if self.queue.len() + self.running() > self.places {
             return Err(overloaded("the queue is full"));
+        }
+        if self.rate.as_ref().is_some_and(|rate| rate.check().is_err()) {
+            return Err(overloaded("more jobs were begun in the last minute than the configuration allows"));
         }
         let job = self.queue_up(request, key, now);
         Ok(Admission { job, joined: false })
@@ -227,11 +233,16 @@ mod tests {
     use super::*;
     use crate::jobs::{Drawn, tests::request};
     use bytes::Bytes;
+    use std::num::NonZeroU32;
 
     const GRACE: Duration = Duration::from_secs(5);
 
     fn ledger(places: usize) -> Ledger {
-        Ledger::new(places, GRACE, None)
+        Ledger::new(&limits(places))
+    }
+
+    fn limits(places: usize) -> Limits {
+        Limits { places, per_minute: None, retry_grace: GRACE, deadline: None }
     }
 
     fn admit(ledger: &mut Ledger, key: Option<&str>, now: Instant) -> Arc<Job> {
@@ -259,6 +270,18 @@ mod tests {
         assert!(ledger.admit(&request(1), None, now).is_err(), "two wait, one runs");
         ledger.finish(&running, drawn(), now);
         assert!(ledger.admit(&request(1), None, now).is_ok());
+    }
+
+    #[test]
+    fn jobs_beyond_the_rate_are_refused_and_those_that_join_are_not_counted() {
+        let mut ledger = Ledger::new(&Limits { per_minute: NonZeroU32::new(2), ..limits(9) });
+        let now = Instant::now();
+        for key in ["a", "a", "a", "b"] {
+            admit(&mut ledger, Some(key), now);
+        }
+        let refused = ledger.admit(&request(1), Some("c"), now).err().expect("a third job");
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        assert!(ledger.admit(&request(1), Some("b"), now).expect("joins").joined);
     }
 
     #[test]

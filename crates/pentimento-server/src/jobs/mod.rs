@@ -14,6 +14,7 @@ use bytes::Bytes;
 use ledger::{Absence, Ledger};
 use pentimento_request::{Cancel, ErrorKind, GenerateError, GenerationRequest, Generator};
 use std::{
+    num::NonZeroU32,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -65,6 +66,7 @@ impl Job {
 /// The queue's limits; `ServerConfig` explains them.
 pub(crate) struct Limits {
     pub(crate) places: usize,
+    pub(crate) per_minute: Option<NonZeroU32>,
     pub(crate) retry_grace: Duration,
     pub(crate) deadline: Option<Duration>,
 }
@@ -90,7 +92,7 @@ impl Jobs {
         metrics: Metrics,
     ) -> Result<Self, ServerError> {
         let shared = Arc::new(Shared {
-            ledger: Mutex::new(Ledger::new(limits.places, limits.retry_grace, limits.deadline)),
+            ledger: Mutex::new(Ledger::new(limits)),
             bell: Condvar::new(),
             ended: watch::Sender::new(false),
             metrics,

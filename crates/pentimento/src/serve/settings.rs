@@ -15,6 +15,7 @@ use pentimento_diffusion::Precision;
 use pentimento_server::{KeepAliveTiming, ServerConfig, Tls};
 use std::{
     net::{SocketAddr, ToSocketAddrs},
+    num::NonZeroU32,
     path::Path,
     time::Duration,
 };
@@ -131,7 +132,7 @@ fn server(
     limits: LimitsConfig,
     connections: ConnectionsConfig,
 ) -> Result<ServerConfig> {
-    let LimitsConfig { body_memory_bytes, pixels: _, queue, deadline_seconds } = limits;
+    let LimitsConfig { body_memory_bytes, pixels: _, queue, pictures_per_minute, deadline_seconds } = limits;
     let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
         connections;
     let defaults = ServerConfig::new(listen);
@@ -140,6 +141,7 @@ fn server(
     Ok(ServerConfig {
         tls: certificate(args, tls)?,
         queue_places: queue.unwrap_or(defaults.queue_places),
+        jobs_per_minute: pictures_per_minute.map_or(defaults.jobs_per_minute, NonZeroU32::new),
         retry_grace: retry_grace_seconds.map_or(defaults.retry_grace, Seconds::get),
         deadline: deadline_seconds.map_or(defaults.deadline, Seconds::unless_zero),
         keep_alive: keep_alive.map(|after| KeepAliveTiming { after, every }),
