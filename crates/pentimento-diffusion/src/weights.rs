@@ -118,16 +118,11 @@ impl Shard {
         let label = files.describe(path);
         let missing = || LoadError::new(LoadErrorKind::Missing, format!("{label} is missing"));
         let bytes = files.read(path)?.ok_or_else(missing)?;
-        let malformed = |error: safetensors::SafeTensorError| {
-            LoadError::caused_by(
-                LoadErrorKind::Malformed,
-                format!("{label} is cut off or no safetensors file"),
-                error,
-            )
-        };
-        // `deserialize` also checks that the tensors' data fill the file to its very end.
-        SafeTensors::deserialize(&bytes).map_err(malformed)?;
-        let (header_length, header) = SafeTensors::read_metadata(&bytes).map_err(malformed)?;
+        // This also checks that the tensors' data fill the file to its very end.
+        let (header_length, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+            let message = format!("{label} is cut off or no safetensors file");
+            LoadError::caused_by(LoadErrorKind::Malformed, message, error)
+        })?;
         // The header's length stands in eight bytes before it.
         Ok(Self { label, bytes, header, data_start: header_length + 8 })
     }
