@@ -155,7 +155,9 @@ class Throttling(Errors):
 
     def test_the_client_tries_three_times(self):
         before = self.refusals()
-        with raw.occupying(self.server, 2), self.assertRaises(ClientError):
+        # The client waits seconds between its tries, in which a fast machine would finish what fills the queue.
+        waits = mock.patch("botocore.endpoint.time.sleep")
+        with raw.occupying(self.server, 2), waits, self.assertRaises(ClientError):
             draw(client(self.server, attempts=3), SHORT)
         self.assertEqual(self.refusals() - before, 3)
 

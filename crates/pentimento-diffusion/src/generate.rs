@@ -23,8 +23,9 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, Channels, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress,
-    PromptReport, Receipt, Size, Stage, StepReport, Task, Untouched,
+    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
+    Mask, NoiseSource, Picture, Progress, PromptReport, Receipt, Size, SolverOptions, Stage, StepReport,
+    Task, Texture, Untouched,
 };
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
@@ -59,12 +60,35 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
     if !(0.0..=1.0).contains(&request.guidance_rescale) {
         return invalid(format!("guidance_rescale: {} is not from 0 to 1", request.guidance_rescale));
     }
+    if let Some(field) = not_done_yet(request) {
+        let message = format!("{field}: this version cannot do it yet");
+        return Err(GenerateError::new(ErrorKind::Unsupported, message));
+    }
     match &request.task {
         Task::Repaint { init, mask, .. } if init.size() != mask.size() => {
             invalid(format!("mask: its size {} is not the input's {}", mask.size(), init.size()))
         }
         _ => Ok(()),
     }
+}
+
+/// The field of the request that asks for something this engine lacks.
+fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
+    let Conditioning { loras, controls, texture, image_prompts, identity, clip_guidance } =
+        &request.conditioning;
+    let asked = [
+        ("clip_skip", request.clip_skip != ClipSkip::LAST),
+        ("hires", request.hires.is_some()),
+        ("solver", request.solver != SolverOptions::USUAL),
+        ("noise", request.noise != NoiseSource::TorchCpu),
+        ("loras", !loras.is_empty()),
+        ("controls", !controls.is_empty()),
+        ("texture", *texture != Texture::Kept),
+        ("image_prompts", !image_prompts.is_empty()),
+        ("identity", identity.is_some()),
+        ("clip_guidance", clip_guidance.is_some()),
+    ];
+    asked.into_iter().find_map(|(field, asked)| asked.then_some(field))
 }
 
 /// What the model sees of the input.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::{
     samplers::Denoise,
     schedule::{NoiseLevel, NoiseSchedule, Prediction},
-    unet::{Context, Unet},
+    unet::{Conditions, Context, Unet},
 };
 use candle_core::Tensor;
 
@@ -46,11 +46,12 @@ impl Denoise for GuidedUnet<'_> {
 
 impl GuidedUnet<'_> {
     fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
+        let conditions = Conditions::of(self.context);
         let Some(guidance) = self.guidance else {
-            return self.unet.forward(x, timestep, self.context);
+            return self.unet.forward(x, timestep, &conditions);
         };
         // [1, C, h, w] -> [2, C, h, w]
-        let both = self.unet.forward(&Tensor::cat(&[x, x], 0)?, timestep, self.context)?;
+        let both = self.unet.forward(&Tensor::cat(&[x, x], 0)?, timestep, &conditions)?;
         guidance.combine(&both.narrow(0, 0, 1)?, &both.narrow(0, 1, 1)?)
     }
 }

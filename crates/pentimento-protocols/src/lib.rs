@@ -12,8 +12,12 @@ mod json;
 mod timestamp;
 
 use bytes::Bytes;
+use pentimento_imaging::Finish;
 use pentimento_request::{GenerateError, GenerationRequest};
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 /// An HTTP request as it arrived, over HTTP/1.1 or HTTP/2.
 #[derive(Clone, Debug)]
@@ -62,6 +66,46 @@ pub struct ModelProfile {
     pub guidance_rescale: f32,
 }
 
+/// What a protocol made of a request.
+#[derive(Debug)]
+pub enum Received {
+    /// It may be carried out.
+    Call(Call),
+    /// Pictures that it names by URL are needed first.
+    Fetch(Fetch),
+}
+
+/// A request that was understood but for pictures that lie elsewhere.
+pub struct Fetch {
+    /// Where they lie, as the caller wrote it. Hostile until proved otherwise.
+    pub urls: Vec<String>,
+    /// Largest file in bytes.
+    pub byte_limit: usize,
+    /// Goes on with the files in the order of `urls`, or with why one cannot be had.
+    pub resume: Box<Resume>,
+}
+
+/// The rest of understanding a request, once its pictures are there.
+pub type Resume = dyn FnOnce(Result<Vec<Bytes>, FetchError>) -> Result<Call, Reply> + Send;
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // URLs may carry signatures.
+        out.debug_struct("Fetch").field("urls", &self.urls.len()).finish_non_exhaustive()
+    }
+}
+
+/// Why a picture cannot be had from its URL. The details go to the log: they would tell a caller about the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchError {
+    /// Not an address that is fetched from here.
+    Refused,
+    /// Nothing there, or not in time.
+    Failed,
+    /// More bytes than are read.
+    TooLarge,
+}
+
 /// A request that was understood and may be carried out.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -69,6 +113,12 @@ pub struct Call {
     pub operation: Operation,
     /// How the answer is wanted.
     pub delivery: Delivery,
+    /// What becomes of the drawn picture before it is sent.
+    pub finish: Finish,
+    /// Whether the picture is answered as a link that expires, not as bytes.
+    pub link: bool,
+    /// Public name of the key that asks, for quotas and logs; `None` where nobody has to say.
+    pub caller: Option<String>,
     /// Requests with the same key ask for the very same work: they are answered by one job. It contains the caller's
     /// identity, so that one caller never sees another one's picture.
     pub same_work: Option<String>,
@@ -88,6 +138,65 @@ pub enum Operation {
         /// Where the seed comes from.
         seed: Seed,
     },
+    /// Take the same as a task, and answer with its id at once.
+    Submit {
+        /// The request, complete but for a seed left to chance.
+        request: Box<GenerationRequest>,
+        /// Where the seed comes from.
+        seed: Seed,
+        /// Who may ask for the task: [`TaskName::scope`].
+        scope: String,
+    },
+    /// Answer what has become of a task.
+    Poll(TaskName),
+    /// Break a task off, unless it is done.
+    Cancel(TaskName),
+}
+
+/// A task as a caller names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskName {
+    /// The id that was answered when it was submitted.
+    pub id: String,
+    /// Caller and everything else that has to be the same as when it was submitted; another scope finds nothing.
+    pub scope: String,
+}
+
+/// What there is to answer.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// To [`Operation::Generate`].
+    Picture(Finished),
+    /// To all others.
+    Task(TaskReport),
+}
+
+/// What has become of a task. Of one that failed the outcome is the error it failed with.
+#[derive(Clone, Debug)]
+pub struct TaskReport {
+    /// Its id.
+    pub id: String,
+    /// Where it stands.
+    pub state: TaskState,
+    /// The picture of a task that is done, when it was polled.
+    pub finished: Option<Finished>,
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Accepted, not begun.
+    Queued,
+    /// Being drawn.
+    Running,
+    /// Its picture is there.
+    Done,
+    /// Broken off by its caller.
+    Cancelled,
+    /// There is none, or it ended too long ago.
+    NotFound,
+    /// It was there, and its time is over.
+    Expired,
 }
 
 /// Where a request's seed comes from.
@@ -118,8 +227,10 @@ pub enum Delivery {
 /// A picture ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// The encoded PNG file.
-    pub png: Bytes,
+    /// The encoded file, finished as [`Call::finish`] says.
+    pub file: Bytes,
+    /// Where it can be had for a while, when [`Call::link`] asks for it; `file` is empty then.
+    pub link: Option<String>,
     /// The seed really used.
     pub seed: u64,
     /// Time from the request's arrival to the finished picture.
@@ -179,18 +290,18 @@ pub trait Protocol: Send + Sync {
     ///
     /// # Errors
     /// The vendor's own answer to what is wrong with it.
-    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Call, Reply>;
+    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Received, Reply>;
 
     /// The answer to a request that was not read to its end.
     fn refuse(&self, refusal: Refusal, context: &Context) -> Reply;
 
     /// The answer to a call, nothing having been sent yet.
-    fn answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Reply;
+    fn answer(&self, call: &Call, outcome: Result<&Answer, &GenerateError>) -> Reply;
 
     /// How this call's connection can be kept alive. `None`: not at all, since no byte may precede the answer (a bare
     /// picture); its only answer is then [`Protocol::answer`].
     fn keep_alive(&self, call: &Call) -> Option<KeepAlive>;
 
     /// The rest of the body after [`KeepAlive::head`] and any number of beats were sent.
-    fn late_answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Bytes;
+    fn late_answer(&self, call: &Call, outcome: Result<&Answer, &GenerateError>) -> Bytes;
 }

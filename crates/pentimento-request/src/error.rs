@@ -12,8 +12,14 @@ pub enum ErrorKind {
     Unsupported,
     /// No model of that name.
     ModelNotFound,
+    /// A face is to be shown, and the picture has none.
+    NoFace,
+    /// The request's texts hold what is not drawn here.
+    PromptRefused,
     /// Too much work is waiting: try again later.
     Overloaded,
+    /// The caller asks more often than it may: try again later.
+    RateLimited,
     /// The generator is going away: another one, or a later try, may answer.
     Unavailable,
     /// The job took longer than it may.

@@ -6,6 +6,7 @@
 //! Values that have a rule carry it in their type ([`Size`], [`Strength`], [`GuidanceScale`], …): checked once in the
 //! constructor, public and immutable in meaning from then on.
 
+mod conditioning;
 mod error;
 mod picture;
 mod progress;
@@ -13,12 +14,16 @@ mod receipt;
 mod sampling;
 mod values;
 
+pub use conditioning::{
+    CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces, Hint, Identity, ImagePrompt,
+    Lora, Texture,
+};
 pub use error::{ErrorKind, GenerateError};
 pub use picture::{Channels, Mask, Picture};
 pub use progress::{Cancel, Progress, Quiet, Stage, StepReport};
 pub use receipt::{PromptReport, Receipt, StageTiming};
-pub use sampling::{Sampler, Schedule, UnknownName};
-pub use values::{GuidanceScale, InvalidValue, Size, Span, Steps, Strength};
+pub use sampling::{NoiseSource, PromptSyntax, Sampler, Schedule, SolverOptions, UnknownName};
+pub use values::{ClipSkip, GuidanceScale, InvalidValue, Size, Span, Steps, Strength};
 
 use std::sync::Arc;
 
@@ -31,14 +36,22 @@ pub struct GenerationRequest {
     pub model: String,
     /// Weighted prompts in any order. A negative weight repels, a weight of 0 counts for nothing.
     pub prompts: Vec<Prompt>,
+    /// How the prompts are read.
+    pub syntax: PromptSyntax,
+    /// Which layer of the text encoder is read.
+    pub clip_skip: ClipSkip,
     /// What is drawn on: nothing, a picture, or the masked part of a picture.
     pub task: Task,
     /// How large the result is, and at which size the model works.
     pub canvas: Canvas,
+    /// A second pass at a larger size.
+    pub hires: Option<Hires>,
     /// `None`: the generator chooses by its documented rule.
     pub sampler: Option<Sampler>,
     /// `None`: as the model's own scheduler configuration says.
     pub schedule: Option<Schedule>,
+    /// Settings of the sampler.
+    pub solver: SolverOptions,
     /// Length of the whole schedule; image-to-image runs a [`Span`] of it.
     pub steps: Steps,
     /// Classifier-free guidance. At 1 or below only the positive half is computed.
@@ -48,6 +61,21 @@ pub struct GenerationRequest {
     pub guidance_rescale: f32,
     /// Seed of all random draws.
     pub seed: u64,
+    /// Which generator the seed starts.
+    pub noise: NoiseSource,
+    /// What steers beside the prompts.
+    pub conditioning: Conditioning,
+}
+
+/// A second pass: the first one's latent enlarged, noised again and drawn out at the larger size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hires {
+    /// Factor of both sides, above 1 and at most 4.
+    pub scale: f64,
+    /// Share of the schedule that the second pass runs.
+    pub strength: Strength,
+    /// Length of the second pass's schedule; `None`: the first one's.
+    pub steps: Option<Steps>,
 }
 
 /// One text with its weight. Any finite weight is allowed.

@@ -84,6 +84,58 @@ impl Schedule {
     }
 }
 
+/// Settings of samplers that have them, in k-diffusion's names. A sampler without a setting does not look at it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolverOptions {
+    /// Share of fresh noise per step, from 0 (none) to 1. `None`: the sampler's own (DDIM 0, ancestral and SDE ones 1).
+    pub eta: Option<f64>,
+    /// Noise put back before a step (Karras et al. 2022, Algorithm 2), 0 is none.
+    pub s_churn: f64,
+    /// Smallest sigma at which noise is put back.
+    pub s_tmin: f64,
+    /// Largest sigma at which noise is put back.
+    pub s_tmax: f64,
+    /// Factor of the noise put back.
+    pub s_noise: f64,
+}
+
+impl SolverOptions {
+    /// Every sampler as its authors set it.
+    pub const USUAL: Self =
+        Self { eta: None, s_churn: 0.0, s_tmin: 0.0, s_tmax: f64::INFINITY, s_noise: 1.0 };
+}
+
+/// Which generator a seed starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoiseSource {
+    /// PyTorch's generator on the CPU: MT19937.
+    TorchCpu,
+    /// PyTorch's generator on CUDA devices, Philox 4x32-10: the one that most published seeds come from.
+    Philox,
+}
+
+impl NoiseSource {
+    /// Every source.
+    pub const ALL: [Self; 2] = [Self::TorchCpu, Self::Philox];
+
+    /// The name in options and receipts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TorchCpu => "torch-cpu",
+            Self::Philox => "philox",
+        }
+    }
+}
+
+/// How prompts are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PromptSyntax {
+    /// Every character is text.
+    Plain,
+    /// `(more)`, `[less]`, `(so:1.3)`, escapes and `BREAK`, by AUTOMATIC1111's documented rules.
+    Emphasis,
+}
+
 /// A name that stands for nothing known; says what would.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownName {

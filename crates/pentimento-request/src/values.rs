@@ -124,6 +124,37 @@ impl Span {
     }
 }
 
+/// Which layer of the text encoder is read: 1 is the last, 2 the last but one, up to [`ClipSkip::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClipSkip(usize);
+
+impl ClipSkip {
+    /// The last layer.
+    pub const LAST: Self = Self(1);
+
+    /// Layers of the text encoder of Stable Diffusion 1.x.
+    pub const MAX: usize = 12;
+
+    /// The layer of this number from the end.
+    ///
+    /// # Errors
+    /// Outside 1 to [`ClipSkip::MAX`].
+    pub fn new(layer: usize) -> Result<Self, InvalidValue> {
+        if !(1..=Self::MAX).contains(&layer) {
+            return Err(InvalidValue::new(format!(
+                "a clip skip of {layer} is not possible: it goes from 1 (the last layer) to {}",
+                Self::MAX
+            )));
+        }
+        Ok(Self(layer))
+    }
+
+    /// The number.
+    pub const fn get(self) -> usize {
+        self.0
+    }
+}
+
 /// Number of steps of the whole schedule, from 1 to [`Steps::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Steps(usize);

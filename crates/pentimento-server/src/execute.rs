@@ -17,7 +17,7 @@ use hyper::{
     Response,
     body::{Body, Frame},
 };
-use pentimento_protocols::{Call, Context, Finished, KeepAlive, Operation, Protocol, Refusal, Seed};
+use pentimento_protocols::{Answer, Call, Context, Finished, KeepAlive, Operation, Protocol, Refusal, Seed};
 use pentimento_request::{ErrorKind, GenerateError, GenerationRequest};
 use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 use tokio::{task, time::timeout};
@@ -54,7 +54,10 @@ impl Execution {
     }
 
     fn submit(&self, jobs: &Jobs) -> Result<Ticket, GenerateError> {
-        let Call { operation: Operation::Generate { request, seed }, same_work, may_retry, .. } = &*self.call;
+        let Call { operation, same_work, may_retry, .. } = &*self.call;
+        let Operation::Generate { request, seed } = operation else {
+            return Err(GenerateError::new(ErrorKind::Unsupported, "tasks are not kept here"));
+        };
         jobs.submit(&*seeded(request, *seed)?, same_work.as_deref(), *may_retry)
     }
 
@@ -76,7 +79,7 @@ impl Execution {
     async fn write<T: Send + 'static>(
         &mut self,
         outcome: Arc<Outcome>,
-        how: fn(&dyn Protocol, &Call, Result<&Finished, &GenerateError>) -> T,
+        how: fn(&dyn Protocol, &Call, Result<&Answer, &GenerateError>) -> T,
     ) -> Option<T> {
         let latency = self.record.age();
         if let Ok(drawn) = &*outcome {
@@ -85,7 +88,8 @@ impl Execution {
         let (protocol, call) = (Arc::clone(&self.protocol), Arc::clone(&self.call));
         let written = task::spawn_blocking(move || match &*outcome {
             Ok(drawn) => {
-                how(&*protocol, &call, Ok(&Finished { png: drawn.png.clone(), seed: drawn.seed, latency }))
+                let (file, seed) = (drawn.png.clone(), drawn.seed);
+                how(&*protocol, &call, Ok(&Answer::Picture(Finished { file, link: None, seed, latency })))
             }
             Err(error) => how(&*protocol, &call, Err(error)),
         });

@@ -13,7 +13,7 @@ use hyper::{
     header::EXPECT,
     http::request::Parts,
 };
-use pentimento_protocols::{Call, Context, HttpRequest, Protocol, Refusal, Reply};
+use pentimento_protocols::{Context, HttpRequest, Protocol, Received, Refusal, Reply};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -157,7 +157,7 @@ impl Intake {
         body: HeldBody,
         protocol: &Arc<dyn Protocol>,
         context: &Context,
-    ) -> Result<Call, Reply> {
+    ) -> Result<Received, Reply> {
         let decoder = timeout(self.wait, Arc::clone(&self.decoders).acquire_owned()).await;
         let Some(decoder) = decoder.ok().and_then(Result::ok) else {
             return Err(protocol.refuse(Refusal::Overloaded, context));

@@ -67,6 +67,9 @@ impl Record {
     pub(crate) fn understood(&mut self, call: &Call) {
         self.operation = match call.operation {
             Operation::Generate { .. } => "generate",
+            Operation::Submit { .. } => "submit",
+            Operation::Poll(_) => "poll",
+            Operation::Cancel(_) => "cancel",
         };
         self.delivery = match call.delivery {
             Delivery::Json => "json",

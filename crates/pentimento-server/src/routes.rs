@@ -13,7 +13,7 @@ use hyper::{
     header::{ALLOW, HeaderValue},
     http::request::Parts,
 };
-use pentimento_protocols::{Context, Protocol, Refusal, Reply};
+use pentimento_protocols::{Context, FetchError, Protocol, Received, Refusal, Reply};
 use std::{sync::Arc, time::SystemTime};
 use uuid::Uuid;
 
@@ -96,7 +96,11 @@ async fn call(
         None => return rejected(record, protocol.refuse(Refusal::ShuttingDown, &context)),
     };
     record.received(body.len());
-    let call = match app.intake.receive(&parts, body, &protocol, &context).await {
+    let received = app.intake.receive(&parts, body, &protocol, &context).await;
+    let call = match received.and_then(|received| match received {
+        Received::Call(call) => Ok(call),
+        Received::Fetch(fetch) => (fetch.resume)(Err(FetchError::Refused)),
+    }) {
         Ok(call) => Arc::new(call),
         Err(reply) => return rejected(record, reply),
     };

@@ -5,7 +5,7 @@ use crate::{
     config::{TextConfig, UnetConfig, VaeConfig},
     text::TextEncoder,
     tokenizer::Tokenizer,
-    unet::Unet,
+    unet::{Conditions, Unet},
     vae::{Encoded, Vae},
 };
 use candle_core::Tensor;
@@ -79,7 +79,9 @@ fn unets_predict_what_diffusers_predicts() {
             for (item, timestep) in golden.f64s(&format!("{index}.timestep")).into_iter().enumerate() {
                 let of_item = |tensor: &Tensor| tensor.narrow(0, item, 1).expect("an item");
                 let context = unet.context(&of_item(&context)).expect("keys and values");
-                let got = unet.forward(&of_item(&sample), timestep, &context).expect("a prediction");
+                let got = unet
+                    .forward(&of_item(&sample), timestep, &Conditions::of(&context))
+                    .expect("a prediction");
                 assert_close(&format!("{model} {index}.{item}"), &got, &of_item(&expected), 1e-3);
             }
         }
@@ -94,7 +96,7 @@ fn an_item_of_a_batch_has_the_bytes_that_it_has_alone() {
     let (sample, context) = (golden.tensor("0.sample"), golden.tensor("0.context"));
     let run = |sample: &Tensor, context: &Tensor| {
         let context = unet.context(context).expect("keys and values");
-        unet.forward(sample, 500.0, &context).expect("a prediction")
+        unet.forward(sample, 500.0, &Conditions::of(&context)).expect("a prediction")
     };
     let together = run(&sample, &context);
     for item in 0..2 {

@@ -7,8 +7,9 @@ use super::{Golden, files, reference};
 use crate::{LoadOptions, Model, Precision, pixels};
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, Channels, GenerationRequest, Generator, GuidanceScale, Picture, Prompt, Quiet, Region, Size,
-    Span, Steps, Strength, Task, Untouched,
+    Canvas, Channels, ClipSkip, Conditioning, GenerationRequest, Generator, GuidanceScale, NoiseSource,
+    Picture, Prompt, PromptSyntax, Quiet, Region, Size, SolverOptions, Span, Steps, Strength, Task,
+    Untouched,
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -47,6 +48,12 @@ impl Case {
             steps: Steps::new(self.steps).expect("steps"),
             guidance_scale: GuidanceScale::new(self.cfg).expect("a scale"),
             guidance_rescale: self.guidance_rescale,
+            syntax: PromptSyntax::Plain,
+            clip_skip: ClipSkip::LAST,
+            hires: None,
+            solver: SolverOptions::USUAL,
+            noise: NoiseSource::TorchCpu,
+            conditioning: Conditioning::none(),
             seed: self.seed,
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     config::{TextConfig, UnetConfig, VaeConfig, read_json},
     files::Folder,
     text::TextEncoder,
-    unet::Unet,
+    unet::{Conditions, Unet},
     vae::Vae,
     weights::{Scope, Weights},
 };
@@ -65,7 +65,9 @@ fn the_true_size_is_what_diffusers_computes() {
         let mut times = Vec::new();
         for _ in 0..3 {
             let start = Instant::now();
-            let got = unet.forward(&golden.tensor("unet.sample"), timestep, &context).expect("a prediction");
+            let got = unet
+                .forward(&golden.tensor("unet.sample"), timestep, &Conditions::of(&context))
+                .expect("a prediction");
             times.push(start.elapsed().as_secs_f64());
             let error = relative_rms(&got, &golden.tensor("unet.output"));
             println!("UNet step {precision:?}: {:.2} s, relative error {error:.1e}", times[times.len() - 1]);

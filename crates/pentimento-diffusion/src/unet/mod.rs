@@ -23,6 +23,20 @@ use candle_core::Tensor;
 use resnet::ResnetStyle;
 use time::TimeEmbedding;
 
+/// What steers a prediction beside the latent and its timestep.
+#[derive(Clone, Copy)]
+pub(crate) struct Conditions<'a> {
+    /// Of the texts, bound by [`Unet::context`].
+    pub(crate) context: &'a Context,
+}
+
+impl<'a> Conditions<'a> {
+    /// The texts alone.
+    pub(crate) fn of(context: &'a Context) -> Self {
+        Self { context }
+    }
+}
+
 /// A UNet with its weights bound.
 pub(crate) struct Unet {
     conv_in: Conv2d,
@@ -145,7 +159,8 @@ impl Unet {
     }
 
     /// What the network predicts for `x` `[B, C, h, w]` at `timestep` (0 to 999, fractions allowed).
-    pub(crate) fn forward(&self, x: &Tensor, timestep: f64, context: &Context) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, timestep: f64, conditions: &Conditions) -> Result<Tensor> {
+        let Conditions { context } = *conditions;
         let time = self.time.forward(timestep)?;
         let mut x = self.conv_in.forward(x)?;
         let mut skips = vec![x.clone()];

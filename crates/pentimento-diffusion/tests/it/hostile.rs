@@ -4,8 +4,8 @@
 use crate::{copy, goldens, options};
 use pentimento_diffusion::{Folder, Model};
 use pentimento_request::{
-    Canvas, Channels, ErrorKind, GenerationRequest, Generator, GuidanceScale, Picture, Quiet, Size, Span,
-    Steps, Strength, Task,
+    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerationRequest, Generator, GuidanceScale,
+    NoiseSource, Picture, PromptSyntax, Quiet, Size, SolverOptions, Span, Steps, Strength, Task,
 };
 use serde_json::{Value, json};
 use std::{fs, path::Path, sync::Arc};
@@ -43,6 +43,12 @@ fn request() -> GenerationRequest {
         steps: Steps::new(1).expect("steps"),
         guidance_scale: GuidanceScale::new(1.0).expect("a scale"),
         guidance_rescale: 0.0,
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        hires: None,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
         seed: 1,
     }
 }

@@ -3,8 +3,9 @@
 use crate::{copy, options};
 use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};
 use pentimento_request::{
-    Canvas, Channels, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, GuidanceScale,
-    Picture, Prompt, Quiet, Size, Span, Steps, Strength, Task,
+    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
+    Generator, GuidanceScale, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Size, SolverOptions, Span,
+    Steps, Strength, Task,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
@@ -81,6 +82,12 @@ fn draw(folder: &Path, precision: Precision) -> Result<GeneratedImage, GenerateE
         steps: Steps::new(4).expect("steps"),
         guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
         guidance_rescale: 0.0,
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        hires: None,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
         seed: 7,
     };
     model.expect("a model").generate(&request, &mut Quiet)

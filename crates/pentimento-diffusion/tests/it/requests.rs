@@ -2,9 +2,9 @@
 
 use crate::TINY;
 use pentimento_request::{
-    Canvas, Channels, ErrorKind, GeneratedImage, GenerationRequest, Generator, GuidanceScale, Mask, Picture,
-    Progress, Prompt, Quiet, Region, Sampler, Size, Span, Stage, StepReport, Steps, Strength, Task,
-    Untouched,
+    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GeneratedImage, GenerationRequest, Generator,
+    GuidanceScale, Mask, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Quiet, Region, Sampler, Size,
+    SolverOptions, Span, Stage, StepReport, Steps, Strength, Task, Untouched,
 };
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -27,6 +27,12 @@ fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
         steps: Steps::new(3).expect("steps"),
         guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
         guidance_rescale: 0.0,
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        hires: None,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
         seed: 7,
     }
 }

@@ -48,6 +48,17 @@ pub(super) enum Caller {
     ApiKey([u8; 32]),
 }
 
+impl Caller {
+    /// A name that tells callers apart and gives no key away.
+    pub(super) fn public_name(&self) -> Option<String> {
+        match self {
+            Self::Anyone => None,
+            Self::AccessKey(id) => Some(id.clone()),
+            Self::ApiKey(fingerprint) => Some(format!("bearer-{}", super::sigv4::hex(&fingerprint[..6]))),
+        }
+    }
+}
+
 /// Why a request was turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Denial {

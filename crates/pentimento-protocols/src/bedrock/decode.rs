@@ -15,8 +15,8 @@ use base64::{
 };
 use pentimento_imaging::{self as imaging, ImageError, ImageErrorKind, Limits, MaskSource, mask};
 use pentimento_request::{
-    Canvas, GenerationRequest, GuidanceScale, InvalidValue, Mask, Picture, Prompt, Region, Size, Span, Steps,
-    Strength, Task, Untouched,
+    Canvas, ClipSkip, Conditioning, GenerationRequest, GuidanceScale, InvalidValue, Mask, NoiseSource,
+    Picture, Prompt, PromptSyntax, Region, Size, SolverOptions, Span, Steps, Strength, Task, Untouched,
 };
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -123,6 +123,12 @@ pub(super) fn decode(body: InvokeBody, rules: Rules<'_>) -> Result<(GenerationRe
         steps: Steps::new(steps.unwrap_or(STEPS) as usize).map_err(bad_request)?,
         guidance_scale: GuidanceScale::new(cfg_scale.unwrap_or(CFG_SCALE) as f32).map_err(bad_request)?,
         guidance_rescale: rules.model.guidance_rescale,
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        hires: None,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
         seed: seed.unwrap_or_default(),
     };
     Ok((request, seed.map_or(Seed::Drawn { max: u32::MAX.into() }, |_| Seed::Given)))

@@ -6,7 +6,7 @@
 //! Source: captured replies of the service; botocore's model of it (2023-09-30).
 
 use super::{auth::Denial, events, fault::Fault};
-use crate::{Call, Delivery, Finished, KeepAlive, Refusal, Reply};
+use crate::{Answer, Call, Delivery, Finished, KeepAlive, Refusal, Reply};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use pentimento_request::{ErrorKind, GenerateError};
@@ -96,9 +96,11 @@ pub(super) fn refusal(refusal: Refusal, body_limit: usize, request_id: &str) -> 
 }
 
 /// The answer to a call, nothing having been sent yet.
-pub(super) fn answer(call: &Call, outcome: Result<&Finished, &GenerateError>) -> Reply {
+pub(super) fn answer(call: &Call, outcome: Result<&Answer, &GenerateError>) -> Reply {
     let finished = match outcome {
-        Ok(finished) => finished,
+        Ok(Answer::Picture(finished)) => finished,
+        // This protocol has no tasks.
+        Ok(Answer::Task(_)) => return Problem::from(ErrorKind::Internal).reply(&call.request_id),
         Err(error) => return Problem::of(error).reply(&call.request_id),
     };
     let mut reply = head(call);
@@ -122,9 +124,11 @@ pub(super) fn keep_alive(call: &Call) -> Option<KeepAlive> {
 }
 
 /// The rest of a body whose head and beats were sent.
-pub(super) fn late_answer(call: &Call, outcome: Result<&Finished, &GenerateError>) -> Bytes {
+pub(super) fn late_answer(call: &Call, outcome: Result<&Answer, &GenerateError>) -> Bytes {
     let error = match outcome {
-        Ok(finished) => return success_body(call, finished),
+        Ok(Answer::Picture(finished)) => return success_body(call, finished),
+        // This protocol has no tasks.
+        Ok(Answer::Task(_)) => return Bytes::new(),
         Err(error) => error,
     };
     match call.delivery {
@@ -139,7 +143,9 @@ pub(super) fn late_answer(call: &Call, outcome: Result<&Finished, &GenerateError
 /// The container's own way to say that a request failed after the status was sent.
 fn late_error_json(call: &Call, error: &GenerateError) -> String {
     let (name, message) = match error.kind() {
-        ErrorKind::InvalidRequest | ErrorKind::Unsupported => ("bad_request", error.message().to_owned()),
+        ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::NoFace => {
+            ("bad_request", error.message().to_owned())
+        }
         kind => ("generation_error", Problem::from(kind).message),
     };
     json!({"result": "error", "error": {"id": call.request_id, "name": name, "message": message}}).to_string()
@@ -166,17 +172,17 @@ fn head(call: &Call) -> Reply {
 fn success_body(call: &Call, finished: &Finished) -> Bytes {
     match call.delivery {
         Delivery::Json => success_json(finished).into(),
-        Delivery::Picture => finished.png.clone(),
+        Delivery::Picture => finished.file.clone(),
         Delivery::Events => events::chunks(success_json(finished).as_bytes()).into(),
-        Delivery::PictureEvents => events::chunks(&finished.png).into(),
+        Delivery::PictureEvents => events::chunks(&finished.file).into(),
     }
 }
 
 /// Written by hand: base64 needs no escapes, and megabytes of it no second look.
 fn success_json(finished: &Finished) -> String {
     let mut json = format!(r#"{{"result":"success","artifacts":[{{"seed":{},"base64":""#, finished.seed);
-    json.reserve(finished.png.len() / 3 * 4 + 64);
-    STANDARD.encode_string(&finished.png, &mut json);
+    json.reserve(finished.file.len() / 3 * 4 + 64);
+    STANDARD.encode_string(&finished.file, &mut json);
     json.push_str(r#"","finishReason":"SUCCESS"}]}"#);
     json
 }
@@ -223,7 +229,7 @@ impl Problem {
     /// What a failed generation is for the client. Only what the request caused is told in the generator's words.
     fn of(error: &GenerateError) -> Self {
         match error.kind() {
-            ErrorKind::InvalidRequest | ErrorKind::Unsupported => {
+            ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::NoFace => {
                 Self::validation(container_text("bad_request", error.message()))
             }
             kind => Self::from(kind),
@@ -254,7 +260,7 @@ impl From<ErrorKind> for Problem {
                 Exception::ResourceNotFound,
                 "Could not resolve the foundation model from the provided model identifier.",
             ),
-            ErrorKind::Overloaded => {
+            ErrorKind::Overloaded | ErrorKind::RateLimited => {
                 Self::new(Exception::Throttling, "Too many requests, please wait before trying again.")
             }
             ErrorKind::Unavailable => Self::new(

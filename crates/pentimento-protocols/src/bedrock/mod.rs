@@ -23,13 +23,13 @@ pub use models::{FallbackIds, ModelMap};
 pub use sigv4::sign;
 
 use crate::{
-    Call, Context, Finished, HttpRequest, KeepAlive, Operation, Protocol, Refusal, Reply, Seed, json,
+    Answer, Call, Context, HttpRequest, KeepAlive, Operation, Protocol, Received, Refusal, Reply, Seed, json,
 };
 use auth::Caller;
 use bytes::Bytes;
 use decode::Rules;
 use fault::Fault;
-use pentimento_imaging::Limits;
+use pentimento_imaging::{Finish, Limits};
 use pentimento_request::{GenerateError, Size};
 use percent_encoding::percent_decode_str;
 use schema::UnknownKeys;
@@ -103,6 +103,9 @@ impl Bedrock {
         Ok(Call {
             operation: Operation::Generate { request: Box::new(generation), seed },
             delivery,
+            finish: Finish::none(),
+            link: false,
+            caller: caller.public_name(),
             same_work: same_work(request, &caller, seed),
             may_retry: may_retry(request.header("amz-sdk-request")),
             request_id: context.request_id.clone(),
@@ -123,15 +126,17 @@ impl Protocol for Bedrock {
         BODY_LIMIT
     }
 
-    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Call, Reply> {
-        self.understand(request, context).map_err(|fault| encode::fault(fault, &context.request_id))
+    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Received, Reply> {
+        self.understand(request, context)
+            .map(Received::Call)
+            .map_err(|fault| encode::fault(fault, &context.request_id))
     }
 
     fn refuse(&self, refusal: Refusal, context: &Context) -> Reply {
         encode::refusal(refusal, BODY_LIMIT, &context.request_id)
     }
 
-    fn answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Reply {
+    fn answer(&self, call: &Call, outcome: Result<&Answer, &GenerateError>) -> Reply {
         encode::answer(call, outcome)
     }
 
@@ -139,7 +144,7 @@ impl Protocol for Bedrock {
         encode::keep_alive(call)
     }
 
-    fn late_answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Bytes {
+    fn late_answer(&self, call: &Call, outcome: Result<&Answer, &GenerateError>) -> Bytes {
         encode::late_answer(call, outcome)
     }
 }

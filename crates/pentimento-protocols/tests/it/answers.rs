@@ -1,6 +1,6 @@
-use crate::fixtures::{INVOKE, REQUEST_ID, STREAM, context, expect_error, header, open, post};
+use crate::fixtures::{INVOKE, REQUEST_ID, STREAM, context, expect_error, header, open, post, receive};
 use bytes::Bytes;
-use pentimento_protocols::{Call, Finished, HttpRequest, Protocol, Refusal};
+use pentimento_protocols::{Answer, Call, Finished, HttpRequest, Protocol, Refusal};
 use pentimento_request::{ErrorKind, GenerateError};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -10,11 +10,16 @@ const SUCCESS: &str = r#"{"result":"success","artifacts":[{"seed":42,"base64":"i
 
 fn call(target: &str, headers: &[(&str, &str)]) -> Call {
     let request: HttpRequest = post(target, headers, r#"{"text_prompts":[{"text":"cat"}]}"#);
-    open().receive(&request, &context()).expect("a good request")
+    receive(&open(), &request).expect("a good request")
 }
 
-fn finished() -> Finished {
-    Finished { png: Bytes::from_static(PNG), seed: 42, latency: Duration::from_micros(1_234_999) }
+fn finished() -> Answer {
+    Answer::Picture(Finished {
+        file: Bytes::from_static(PNG),
+        link: None,
+        seed: 42,
+        latency: Duration::from_micros(1_234_999),
+    })
 }
 
 /// A frame's headers and payload.
@@ -98,13 +103,14 @@ fn chunk_bytes(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Each kind of failure: status, exception, text, and the name in a stream.
-fn failures() -> [(ErrorKind, u16, &'static str, &'static str, &'static str); 8] {
+fn failures() -> [(ErrorKind, u16, &'static str, &'static str, &'static str); 10] {
     let container = "bad_request\nsagemaker_inference.errors.BaseInferenceToolkitError: (400, 'bad_request', \"the \
                      generator's own words\")";
     let neutral = "The system encountered an unexpected error during processing. Try your request again.";
     [
         (ErrorKind::InvalidRequest, 400, "ValidationException", container, "validationException"),
         (ErrorKind::Unsupported, 400, "ValidationException", container, "validationException"),
+        (ErrorKind::NoFace, 400, "ValidationException", container, "validationException"),
         (
             ErrorKind::ModelNotFound,
             404,
@@ -114,6 +120,13 @@ fn failures() -> [(ErrorKind, u16, &'static str, &'static str, &'static str); 8]
         ),
         (
             ErrorKind::Overloaded,
+            429,
+            "ThrottlingException",
+            "Too many requests, please wait before trying again.",
+            "throttlingException",
+        ),
+        (
+            ErrorKind::RateLimited,
             429,
             "ThrottlingException",
             "Too many requests, please wait before trying again.",
@@ -173,7 +186,8 @@ fn late_failures_in_json_are_the_containers() {
     for (kind, _, _, text, _) in failures() {
         let rest = open().late_answer(&call(INVOKE, &[]), Err(&error(kind)));
         let body: Value = serde_json::from_slice(&rest).expect("JSON");
-        let own_words = matches!(kind, ErrorKind::InvalidRequest | ErrorKind::Unsupported);
+        let own_words =
+            matches!(kind, ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::NoFace);
         let (name, message) =
             if own_words { ("bad_request", "the generator's own words") } else { ("generation_error", text) };
         let error = json!({"id": REQUEST_ID, "name": name, "message": message});

@@ -2,7 +2,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use pentimento_imaging::{Format, Limits, encode};
 use pentimento_protocols::{
-    Call, Context, HttpRequest, ModelProfile, Operation, Protocol, Reply, Seed,
+    Call, Context, HttpRequest, ModelProfile, Operation, Protocol, Received, Reply, Seed,
     bedrock::{AccessKey, Auth, Bedrock, BedrockConfig, FallbackIds, Keyring, ModelMap},
 };
 use pentimento_request::{Channels, GenerationRequest, Picture, Size};
@@ -51,13 +51,26 @@ pub(crate) fn post(target: &str, headers: &[(&str, &str)], body: impl Into<Bytes
 }
 
 pub(crate) fn invoke(protocol: &Bedrock, body: &Value) -> Result<Call, Reply> {
-    protocol.receive(&post(INVOKE, &[], body.to_string()), &context())
+    receive(protocol, &post(INVOKE, &[], body.to_string()))
+}
+
+/// The call that a request without foreign pictures means.
+pub(crate) fn receive(protocol: &dyn Protocol, request: &HttpRequest) -> Result<Call, Reply> {
+    protocol.receive(request, &context()).map(ready)
+}
+
+/// The call of a request without foreign pictures.
+pub(crate) fn ready(received: Received) -> Call {
+    match received {
+        Received::Call(call) => call,
+        Received::Fetch(fetch) => panic!("it wants pictures: {fetch:?}"),
+    }
 }
 
 /// The neutral request that a body means.
 pub(crate) fn understood(body: &Value) -> (GenerationRequest, Seed) {
     let call = invoke(&open(), body).unwrap_or_else(|reply| panic!("refused: {}", message(&reply)));
-    let Operation::Generate { request, seed } = call.operation;
+    let Operation::Generate { request, seed } = call.operation else { panic!("another operation") };
     (*request, seed)
 }
 

@@ -1,4 +1,4 @@
-use crate::fixtures::{INVOKE, STREAM, config, context, expect_error, guarded, open, post};
+use crate::fixtures::{self, INVOKE, STREAM, config, context, expect_error, guarded, open, post};
 use pentimento_protocols::{
     Call, Context, Delivery, HttpRequest, ModelProfile, Operation, Protocol, Reply,
     bedrock::{Auth, Bedrock, BedrockConfig, FallbackIds, ModelMap},
@@ -8,11 +8,11 @@ const BODY: &str = r#"{"text_prompts":[{"text":"cat"}]}"#;
 const FIXED: &str = r#"{"text_prompts":[{"text":"cat"}],"seed":7}"#;
 
 fn receive(request: &HttpRequest) -> Result<Call, Reply> {
-    open().receive(request, &context())
+    fixtures::receive(&open(), request)
 }
 
 fn model_of(call: Call) -> String {
-    let Operation::Generate { request, .. } = call.operation;
+    let Operation::Generate { request, .. } = call.operation else { panic!("another operation") };
     request.model
 }
 
@@ -104,7 +104,7 @@ fn a_mapped_id_is_answered_by_its_model() {
     let protocol = Bedrock::new(BedrockConfig { models, ..config(Auth::Off) });
     let target = "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Aapplication-inference-profile%2Fabcdef/invoke";
     let call = protocol.receive(&post(target, &[], BODY), &context()).expect("a mapped id");
-    assert_eq!(model_of(call), "mine");
+    assert_eq!(model_of(fixtures::ready(call)), "mine");
 }
 
 #[test]
@@ -142,10 +142,8 @@ fn headers_about_what_we_do_not_have_are_ignored() {
 
 fn key(protocol: &Bedrock, target: &str, headers: &[(&str, &str)], body: &str) -> Option<String> {
     let request = post(target, headers, body.to_owned());
-    protocol
-        .receive(&request, &Context { request_id: "another".into(), ..context() })
-        .expect("good")
-        .same_work
+    let another = Context { request_id: "another".into(), ..context() };
+    fixtures::ready(protocol.receive(&request, &another).expect("good")).same_work
 }
 
 #[test]

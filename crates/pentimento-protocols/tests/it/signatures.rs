@@ -1,4 +1,6 @@
-use crate::fixtures::{INVOKE, NOW, access_key, config, context, expect_error, guarded, header, now, post};
+use crate::fixtures::{
+    self, INVOKE, NOW, access_key, config, context, expect_error, guarded, header, now, post,
+};
 use pentimento_protocols::{
     Call, Context, HttpRequest, Protocol, Reply,
     bedrock::{AccessKey, Auth, Bedrock, Keyring, sign},
@@ -53,7 +55,7 @@ fn replace(request: &mut HttpRequest, name: &str, change: impl Fn(&str) -> Strin
 }
 
 fn receive(request: &HttpRequest) -> Result<Call, Reply> {
-    guarded().receive(request, &context())
+    fixtures::receive(&guarded(), request)
 }
 
 #[test]

@@ -257,7 +257,9 @@ impl Drop for Ticket {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use pentimento_request::{Canvas, GuidanceScale, Steps, Task};
+    use pentimento_request::{
+        Canvas, ClipSkip, Conditioning, GuidanceScale, NoiseSource, PromptSyntax, SolverOptions, Steps, Task,
+    };
 
     pub(crate) fn request(seed: u64) -> GenerationRequest {
         GenerationRequest {
@@ -270,6 +272,12 @@ pub(crate) mod tests {
             steps: Steps::new(1).expect("one step"),
             guidance_scale: GuidanceScale::new(1.0).expect("in range"),
             guidance_rescale: 0.0,
+            syntax: PromptSyntax::Emphasis,
+            clip_skip: ClipSkip::LAST,
+            hires: None,
+            solver: SolverOptions::USUAL,
+            noise: NoiseSource::TorchCpu,
+            conditioning: Conditioning::none(),
             seed,
         }
     }

@@ -4,12 +4,15 @@
 //! what to do: `draw` at once, `wait` until the gate is open, `panic`, `fail`. `unreadable` panics in the protocol.
 
 use bytes::Bytes;
+use pentimento_imaging::Finish;
 use pentimento_protocols::{
-    Call, Context, Delivery, Finished, HttpRequest, KeepAlive, Operation, Protocol, Refusal, Reply, Seed,
+    Answer, Call, Context, Delivery, Finished, HttpRequest, KeepAlive, Operation, Protocol, Received,
+    Refusal, Reply, Seed,
 };
 use pentimento_request::{
-    Canvas, Channels, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, GuidanceScale,
-    Picture, Progress, Prompt, Receipt, Sampler, Schedule, Size, Stage, StepReport, Steps, Task,
+    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
+    Generator, GuidanceScale, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Receipt, Sampler,
+    Schedule, Size, SolverOptions, Stage, StepReport, Steps, Task,
 };
 use pentimento_server::{Server, ServerConfig, ServerError};
 use serde_json::{Value, json};
@@ -228,14 +231,14 @@ impl Protocol for FakeProtocol {
         BODY_LIMIT
     }
 
-    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Call, Reply> {
+    fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Received, Reply> {
         self.seen.lock().expect("not poisoned").push((request.clone(), context.clone()));
         let Ok(wire) = serde_json::from_slice::<Value>(&request.body) else {
             return Err(failure(400, "Malformed", "not JSON"));
         };
         let script = wire["script"].as_str().unwrap_or("draw");
         assert!(script != "unreadable", "the script says so");
-        Ok(Call {
+        Ok(Received::Call(Call {
             operation: Operation::Generate {
                 request: Box::new(request_of(script, wire["seed"].as_u64())),
                 seed: if wire["seed"].is_null() { Seed::Drawn { max: 1000 } } else { Seed::Given },
@@ -244,7 +247,10 @@ impl Protocol for FakeProtocol {
             same_work: wire["key"].as_str().map(str::to_owned),
             may_retry: wire["retry"] == true,
             request_id: context.request_id.clone(),
-        })
+            finish: Finish::none(),
+            link: false,
+            caller: None,
+        }))
     }
 
     fn refuse(&self, refusal: Refusal, _: &Context) -> Reply {
@@ -257,10 +263,13 @@ impl Protocol for FakeProtocol {
         }
     }
 
-    fn answer(&self, call: &Call, outcome: Result<&Finished, &GenerateError>) -> Reply {
+    fn answer(&self, call: &Call, outcome: Result<&Answer, &GenerateError>) -> Reply {
         match outcome {
-            Ok(finished) if call.delivery == Delivery::Picture => success(finished.png.clone()),
-            Ok(finished) => success(text(finished)),
+            Ok(Answer::Picture(finished)) if call.delivery == Delivery::Picture => {
+                success(finished.file.clone())
+            }
+            Ok(Answer::Picture(finished)) => success(text(finished)),
+            Ok(Answer::Task(task)) => success(format!("{:?}", task.state).into()),
             Err(error) => {
                 let (status, name) = match error.kind() {
                     ErrorKind::InvalidRequest => (400, "Invalid"),
@@ -279,9 +288,10 @@ impl Protocol for FakeProtocol {
         (call.delivery != Delivery::Picture).then(|| KeepAlive { head: success(Bytes::new()), beat })
     }
 
-    fn late_answer(&self, _: &Call, outcome: Result<&Finished, &GenerateError>) -> Bytes {
+    fn late_answer(&self, _: &Call, outcome: Result<&Answer, &GenerateError>) -> Bytes {
         match outcome {
-            Ok(finished) => text(finished),
+            Ok(Answer::Picture(finished)) => text(finished),
+            Ok(Answer::Task(task)) => format!("{:?}", task.state).into(),
             Err(error) => json!({"late": format!("{:?}", error.kind())}).to_string().into(),
         }
     }
@@ -298,12 +308,18 @@ fn request_of(script: &str, seed: Option<u64>) -> GenerationRequest {
         steps: Steps::new(2).expect("two steps"),
         guidance_scale: GuidanceScale::new(1.0).expect("in range"),
         guidance_rescale: 0.0,
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        hires: None,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
         seed: seed.unwrap_or_default(),
     }
 }
 
 fn text(finished: &Finished) -> Bytes {
-    json!({"seed": finished.seed, "png": finished.png.starts_with(b"\x89PNG")}).to_string().into()
+    json!({"seed": finished.seed, "png": finished.file.starts_with(b"\x89PNG")}).to_string().into()
 }
 
 fn success(body: Bytes) -> Reply {

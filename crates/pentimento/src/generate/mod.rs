@@ -15,8 +15,8 @@ use crate::{
 use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
-    Cancel, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Mask, Picture, Progress,
-    Receipt, Stage, StageTiming, Task,
+    Cancel, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator,
+    Mask, NoiseSource, Picture, Progress, PromptSyntax, Receipt, SolverOptions, Stage, StageTiming, Task,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
@@ -146,6 +146,12 @@ fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {
         steps: plan.steps,
         guidance_scale: plan.guidance_scale,
         guidance_rescale: plan.guidance_rescale,
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        hires: None,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
         seed: plan.seed,
     }
 }
@@ -155,7 +161,7 @@ fn failure(error: GenerateError) -> Failure {
     let message = in_one_line(&error);
     match error.kind() {
         ErrorKind::Cancelled => Failure::BrokenOff,
-        ErrorKind::InvalidRequest | ErrorKind::Unsupported => Failure::Usage(message),
+        ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::NoFace => Failure::Usage(message),
         _ => Failure::Failed(message),
     }
 }
