@@ -13,6 +13,7 @@ PROGRAMS = {
     "text": True,
     "unet": True,
     "vae": True,
+    "vision": False,
     "samplers": False,
     "pipelines": True,
     "imaging": False,

@@ -3,7 +3,7 @@
     python reference/imaging.py
 
 `decode/NAME.EXT` is a file of a kind that clients send, `decode/NAME.expected.png` what Pillow reads from it as 8-bit
-RGB or RGBA. `resize/` holds pictures and what LANCZOS (for masks, mode L: BILINEAR) makes of them. `luma/` holds a
+RGB or RGBA. `resize/` holds pictures and what LANCZOS (for masks, mode L: BILINEAR; `cubic_*`: BICUBIC) makes of them. `luma/` holds a
 picture and its mode L. The drawings are made of integer arithmetic alone, so a second run writes the same bytes as
 long as Pillow and its codecs stay the same.
 """
@@ -95,6 +95,9 @@ def write_resizing() -> None:
         for width, height in SIZES:
             resized = source.resize((width, height), Image.Resampling[filter_])
             save(resized, f"resize/{mode.lower()}_{width}x{height}.png")
+    for width, height in SIZES:
+        resized = drawing("RGB", 37, 29).resize((width, height), Image.Resampling.BICUBIC)
+        save(resized, f"resize/cubic_{width}x{height}.png")
 
 
 def write_luma() -> None:

@@ -157,10 +157,10 @@ const UNET_UNUSED: [(&str, &[&str]); 22] = [
 ];
 
 /// Largest width of a layer, far above any model's: what the engine computes from widths cannot overflow.
-const WIDEST: usize = 1 << 20;
+pub(crate) const WIDEST: usize = 1 << 20;
 
 /// Largest number of layers of one kind in a row, far above any model's.
-const DEEPEST: usize = 100;
+pub(crate) const DEEPEST: usize = 100;
 
 impl UnetConfig {
     /// Refuses what the engine would draw wrongly.
@@ -391,7 +391,7 @@ fn refuse_used(
 }
 
 /// Refuses a setting of which one number lies outside `allowed`.
-fn refuse_outside(
+pub(crate) fn refuse_outside(
     label: &str,
     name: &str,
     numbers: &[usize],

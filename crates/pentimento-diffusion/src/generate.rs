@@ -329,7 +329,7 @@ impl Run<'_> {
     fn placed(&self, init: &Picture, decoded: &Picture) -> Result<Picture, GenerateError> {
         let Some(rect) = self.plan.frame.region else { return Ok(imaging::resize(decoded, init.size())) };
         let shown = Size::new(rect.width, rect.height).map_err(defect)?;
-        let mut whole = opaque(init);
+        let mut whole = imaging::without_alpha(init);
         imaging::paste(&mut whole, &imaging::resize(decoded, shown), rect.x, rect.y);
         Ok(whole)
     }
@@ -386,13 +386,6 @@ fn bind_prompts(networks: &Networks, prompts: &prompt::Embedded) -> candle_core:
         Some(negative) => networks.unet.context(&Tensor::cat(&[negative, &prompts.positive], 0)?),
         None => networks.unet.context(&prompts.positive),
     }
-}
-
-/// The picture without its alpha.
-fn opaque(picture: &Picture) -> Picture {
-    let pixels = picture.pixels().chunks_exact(picture.channels().count());
-    let pixels = pixels.flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
-    Picture::new(picture.size(), Channels::Rgb, pixels).expect("three bytes for each pixel")
 }
 
 /// An opaque picture with the alpha of another one, if that has any.

@@ -5,11 +5,12 @@
 //! whatever ran before.
 //!
 //! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`,
-//! `text`, `unet`, `vae` are the networks, which reach arithmetic only through `ops`; `noise`, `schedule`,
+//! `text`, `vision`, `unet`, `vae` are the networks, which reach arithmetic only through `ops`; `noise`, `schedule`,
 //! `samplers`, `guidance`, `latent_mask` are the diffusion; `plan`, `canvas`, `prompt`, `generate` turn a
 //! request into a run of them.
 
 mod canvas;
+mod clip;
 mod config;
 mod error;
 mod files;
@@ -29,6 +30,8 @@ mod text;
 mod tokenizer;
 mod unet;
 mod vae;
+#[allow(dead_code, reason = "what reads pictures is being built on it")]
+mod vision;
 mod weights;
 
 #[cfg(test)]

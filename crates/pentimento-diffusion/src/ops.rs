@@ -124,6 +124,17 @@ impl Conv2d {
         Ok(Self { weight, bias: None, stride: 1, padding: Padding::all(kernel / 2) })
     }
 
+    /// A convolution without a bias whose kernel cuts the picture into tiles that do not overlap.
+    pub(crate) fn patches(
+        scope: &Scope,
+        inputs: usize,
+        outputs: usize,
+        size: usize,
+    ) -> Result<Self, LoadError> {
+        let conv = Self::without_bias(scope, inputs, outputs, size)?;
+        Ok(Self { stride: size, padding: Padding::default(), ..conv })
+    }
+
     /// The same weights with stride 2 and so many zeros on each side.
     pub(crate) fn halving(self, padding: usize) -> Self {
         Self { stride: 2, padding: Padding::all(padding), ..self }

@@ -5,9 +5,10 @@
 //! layout of weights as in transformers.
 
 use crate::{
+    clip::{Layer, LayerShape, Sight},
     config::{TextConfig, unsupported},
     error::{LoadError, LoadErrorKind, Result},
-    ops::{self, Activation, LayerNorm, Linear},
+    ops::{Activation, LayerNorm},
     weights::Scope,
 };
 use candle_core::{Device, Tensor};
@@ -35,8 +36,15 @@ impl TextEncoder {
         };
         let (length, hidden) = (config.max_position_embeddings, config.hidden_size);
         let embeddings = scope.at("embeddings");
+        let shape = LayerShape {
+            hidden,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            epsilon: config.layer_norm_eps,
+            activation,
+        };
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(&scope.at("encoder.layers").at(index), config, activation))
+            .map(|index| Layer::load(&scope.at("encoder.layers").at(index), shape, Sight::Back))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             tokens: embeddings.tensor("token_embedding.weight", &[config.vocab_size, hidden])?,
@@ -72,47 +80,5 @@ impl TextEncoder {
             x = layer.forward(&x)?;
         }
         self.final_norm.forward(&x)
-    }
-}
-
-/// One layer: attention and a two-layer perceptron, each behind a norm and around a shortcut.
-struct Layer {
-    norm1: LayerNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    heads: usize,
-    activation: Activation,
-}
-
-impl Layer {
-    fn load(scope: &Scope, config: &TextConfig, activation: Activation) -> Result<Self, LoadError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let attention = scope.at("self_attn");
-        Ok(Self {
-            norm1: LayerNorm::load(&scope.at("layer_norm1"), hidden, config.layer_norm_eps)?,
-            query: Linear::load(&attention.at("q_proj"), hidden, hidden)?,
-            key: Linear::load(&attention.at("k_proj"), hidden, hidden)?,
-            value: Linear::load(&attention.at("v_proj"), hidden, hidden)?,
-            out: Linear::load(&attention.at("out_proj"), hidden, hidden)?,
-            norm2: LayerNorm::load(&scope.at("layer_norm2"), hidden, config.layer_norm_eps)?,
-            fc1: Linear::load(&scope.at("mlp.fc1"), hidden, inner)?,
-            fc2: Linear::load(&scope.at("mlp.fc2"), inner, hidden)?,
-            heads: config.num_attention_heads,
-            activation,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.norm1.forward(x)?;
-        let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
-        let mixed = ops::causal_attention(&q, &k, &v, self.heads)?;
-        let x = self.out.forward_add(&mixed, x)?;
-        let y = self.fc1.forward_act(&self.norm2.forward(&x)?, self.activation)?;
-        self.fc2.forward_add(&y, &x)
     }
 }

@@ -33,4 +33,5 @@ pub use mask::{MaskSource, bounding_box};
 pub use parameters::parameters;
 pub use receipt::to_json;
 pub use rect::Rect;
-pub use resize::{crop, paste, resize};
+pub use resample::Filter;
+pub use resize::{crop, paste, resize, resize_by, without_alpha};

@@ -11,11 +11,13 @@ use std::f64::consts::PI;
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 
 /// The shape of the filter.
-#[derive(Clone, Copy)]
-pub(crate) enum Filter {
-    /// Linear interpolation; never overshoots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Linear interpolation; never overshoots (Pillow's `BILINEAR`).
     Triangle,
-    /// Sinc windowed by its own main lobe, three lobes; sharp, overshoots at edges.
+    /// Keys' cubic with a = -0.5 (Pillow's `BICUBIC`).
+    Cubic,
+    /// Sinc windowed by its own main lobe, three lobes; sharp, overshoots at edges (Pillow's `LANCZOS`).
     Lanczos3,
 }
 
@@ -24,6 +26,7 @@ impl Filter {
     fn support(self) -> f64 {
         match self {
             Self::Triangle => 1.0,
+            Self::Cubic => 2.0,
             Self::Lanczos3 => 3.0,
         }
     }
@@ -32,6 +35,7 @@ impl Filter {
     fn at(self, distance: f64) -> f64 {
         match self {
             Self::Triangle => (1.0 - distance.abs()).max(0.0),
+            Self::Cubic => cubic(distance.abs()),
             Self::Lanczos3 if (-3.0..3.0).contains(&distance) => sinc(distance) * sinc(distance / 3.0),
             Self::Lanczos3 => 0.0,
         }
@@ -121,6 +125,16 @@ const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 fn to_byte(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
+}
+
+/// Keys 1981, "Cubic Convolution Interpolation for Digital Image Processing", equation 4.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    match x {
+        x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+        _ => 0.0,
+    }
 }
 
 fn sinc(x: f64) -> f64 {

@@ -12,15 +12,20 @@ use pentimento_request::{Channels, InvalidValue, Picture, Size};
 /// Colours are weighted by their opacity, so that what is invisible does not bleed into what is seen; where the
 /// result is fully transparent, its colour means nothing.
 pub fn resize(picture: &Picture, size: Size) -> Picture {
+    resize_by(Filter::Lanczos3, picture, size)
+}
+
+/// The same by another filter.
+pub fn resize_by(filter: Filter, picture: &Picture, size: Size) -> Picture {
     if picture.size() == size {
         return picture.clone();
     }
     let pixels = match picture.channels() {
-        Channels::Rgb => resample::<3>(picture.pixels(), picture.size(), size, Filter::Lanczos3),
+        Channels::Rgb => resample::<3>(picture.pixels(), picture.size(), size, filter),
         Channels::Rgba => {
             let mut premultiplied = picture.pixels().to_vec();
             premultiplied.chunks_exact_mut(4).for_each(premultiply);
-            let mut pixels = resample::<4>(&premultiplied, picture.size(), size, Filter::Lanczos3);
+            let mut pixels = resample::<4>(&premultiplied, picture.size(), size, filter);
             pixels.chunks_exact_mut(4).for_each(unpremultiply);
             pixels
         }
@@ -64,6 +69,13 @@ pub fn paste(target: &mut Picture, patch: &Picture, x: u32, y: u32) {
             goal.copy_from_slice(&[red, green, blue, alpha][..to]);
         }
     }
+}
+
+/// The picture's colours, as they are where it is transparent too.
+pub fn without_alpha(picture: &Picture) -> Picture {
+    let pixels = picture.pixels().chunks_exact(picture.channels().count());
+    let pixels = pixels.flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    Picture::new(picture.size(), Channels::Rgb, pixels).expect("three bytes for each pixel")
 }
 
 /// Multiplies a pixel's colours by its opacity (Pillow, Convert.c, rgbA2rgba).

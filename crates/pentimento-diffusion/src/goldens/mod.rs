@@ -9,6 +9,7 @@ mod networks;
 mod noise;
 mod pipelines;
 mod true_size;
+mod vision;
 
 use crate::{
     Precision,

@@ -1,5 +1,5 @@
 use crate::fixtures::{Bytes, golden_picture, size};
-use pentimento_imaging::{MaskSource, Rect, crop, mask, paste, resize};
+use pentimento_imaging::{Filter, MaskSource, Rect, crop, mask, paste, resize, resize_by};
 use pentimento_request::{Channels, Mask, Picture, Size};
 
 /// The sizes that `reference/imaging.py` writes.
@@ -15,6 +15,16 @@ fn pictures_are_resized_to_the_very_bytes_of_pillow() {
             assert_eq!(resized.channels(), source.channels());
             assert!(resized == expected, "{mode} to {width}x{height}");
         }
+    }
+}
+
+#[test]
+fn the_cubic_filter_gives_the_very_bytes_of_pillow() {
+    let source = golden_picture("resize/rgb.png");
+    for (width, height) in SIZES {
+        let expected = golden_picture(&format!("resize/cubic_{width}x{height}.png"));
+        let resized = resize_by(Filter::Cubic, &source, size(width, height));
+        assert!(resized == expected, "to {width}x{height}");
     }
 }
 

@@ -1,0 +1,78 @@
+//! The transformer layer that CLIP's text and picture encoders share.
+//!
+//! Shapes: tokens `[B, T, hidden]`.
+//! Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"; layout of
+//! weights as in transformers.
+
+use crate::{
+    error::{LoadError, Result},
+    ops::{self, Activation, LayerNorm, Linear},
+    weights::Scope,
+};
+use candle_core::Tensor;
+
+/// Widths and settings of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerShape {
+    pub(crate) hidden: usize,
+    pub(crate) inner: usize,
+    pub(crate) heads: usize,
+    pub(crate) epsilon: f64,
+    pub(crate) activation: Activation,
+}
+
+/// Which tokens a token sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// All.
+    All,
+    /// Itself and those before it.
+    Back,
+}
+
+/// One layer: attention and a two-layer perceptron, each behind a norm and around a shortcut.
+pub(crate) struct Layer {
+    norm1: LayerNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+    activation: Activation,
+    sight: Sight,
+}
+
+impl Layer {
+    pub(crate) fn load(scope: &Scope, shape: LayerShape, sight: Sight) -> Result<Self, LoadError> {
+        let LayerShape { hidden, inner, heads, epsilon, activation } = shape;
+        let attention = scope.at("self_attn");
+        Ok(Self {
+            norm1: LayerNorm::load(&scope.at("layer_norm1"), hidden, epsilon)?,
+            query: Linear::load(&attention.at("q_proj"), hidden, hidden)?,
+            key: Linear::load(&attention.at("k_proj"), hidden, hidden)?,
+            value: Linear::load(&attention.at("v_proj"), hidden, hidden)?,
+            out: Linear::load(&attention.at("out_proj"), hidden, hidden)?,
+            norm2: LayerNorm::load(&scope.at("layer_norm2"), hidden, epsilon)?,
+            fc1: Linear::load(&scope.at("mlp.fc1"), hidden, inner)?,
+            fc2: Linear::load(&scope.at("mlp.fc2"), inner, hidden)?,
+            heads,
+            activation,
+            sight,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.norm1.forward(x)?;
+        let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
+        let mixed = match self.sight {
+            Sight::All => ops::attention(&q, &k, &v, self.heads)?,
+            Sight::Back => ops::causal_attention(&q, &k, &v, self.heads)?,
+        };
+        let x = self.out.forward_add(&mixed, x)?;
+        let y = self.fc1.forward_act(&self.norm2.forward(&x)?, self.activation)?;
+        self.fc2.forward_add(&y, &x)
+    }
+}
