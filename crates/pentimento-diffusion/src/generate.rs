@@ -23,9 +23,9 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
-    Mask, NoiseSource, Picture, Progress, PromptReport, Receipt, Size, SolverOptions, Stage, StepReport,
-    Task, Texture, Untouched,
+    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, FilterMode, GenerateError, GeneratedImage,
+    GenerationRequest, Mask, NoiseSource, Picture, Progress, PromptReport, Receipt, Size, SolverOptions,
+    Stage, StepReport, Task, Texture, Untouched, Verdict,
 };
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
@@ -79,6 +79,7 @@ fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
     let asked = [
         ("clip_skip", request.clip_skip != ClipSkip::LAST),
         ("hires", request.hires.is_some()),
+        ("filter", !matches!(request.filter, None | Some(FilterMode::Off))),
         ("solver", request.solver != SolverOptions::USUAL),
         ("noise", request.noise != NoiseSource::TorchCpu),
         ("loras", !loras.is_empty()),
@@ -359,6 +360,7 @@ impl Run<'_> {
             size: picture.size(),
             precision: precision_name(model.options.precision),
             prompts,
+            verdict: Verdict::Unchecked,
             notes,
             pixels_hash: hex(&Sha256::digest(picture.pixels())),
             timings: Vec::new(),

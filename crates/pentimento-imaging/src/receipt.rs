@@ -28,6 +28,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
         size,
         precision,
         prompts,
+        verdict,
         notes,
         pixels_hash,
         timings,
@@ -54,6 +55,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
             json!({ "x": x, "y": y, "width": width, "height": height })
         }),
         "precision": precision,
+        "filter": verdict.name(),
         "notes": notes,
         "pixels_hash": pixels_hash,
         "timings": timings.iter().map(timing).collect::<Vec<_>>(),

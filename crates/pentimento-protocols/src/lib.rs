@@ -13,7 +13,7 @@ mod timestamp;
 
 use bytes::Bytes;
 use pentimento_imaging::Finish;
-use pentimento_request::{GenerateError, GenerationRequest};
+use pentimento_request::{FilterMode, GenerateError, GenerationRequest, Verdict};
 use std::{
     fmt,
     time::{Duration, SystemTime},
@@ -64,6 +64,8 @@ pub struct ModelProfile {
     pub name: String,
     /// Guidance rescale used where a protocol has no such field.
     pub guidance_rescale: f32,
+    /// What is done with pictures that its content filter objects to; `None` is the generator's own rule.
+    pub filter: Option<FilterMode>,
 }
 
 /// What a protocol made of a request.
@@ -233,6 +235,8 @@ pub struct Finished {
     pub link: Option<String>,
     /// The seed really used.
     pub seed: u64,
+    /// What the content filter said of it, and what became of it.
+    pub verdict: Verdict,
     /// Time from the request's arrival to the finished picture.
     pub latency: Duration,
 }

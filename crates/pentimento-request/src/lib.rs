@@ -8,6 +8,7 @@
 
 mod conditioning;
 mod error;
+mod filter;
 mod picture;
 mod progress;
 mod receipt;
@@ -19,6 +20,7 @@ pub use conditioning::{
     Lora, Texture,
 };
 pub use error::{ErrorKind, GenerateError};
+pub use filter::{FilterMode, Verdict};
 pub use picture::{Channels, Mask, Picture};
 pub use progress::{Cancel, Progress, Quiet, Stage, StepReport};
 pub use receipt::{PromptReport, Receipt, StageTiming};
@@ -65,6 +67,9 @@ pub struct GenerationRequest {
     pub noise: NoiseSource,
     /// What steers beside the prompts.
     pub conditioning: Conditioning,
+    /// What is done with a picture that the model's checker objects to. `None`: [`FilterMode::Blur`] where the model has a
+    /// checker, [`FilterMode::Off`] where it has none.
+    pub filter: Option<FilterMode>,
 }
 
 /// A second pass: the first one's latent enlarged, noised again and drawn out at the larger size.

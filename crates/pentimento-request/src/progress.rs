@@ -22,11 +22,14 @@ pub enum Stage {
     Sample,
     /// Latents to pixels.
     Decode,
+    /// The content filter's look at the picture.
+    Check,
 }
 
 impl Stage {
     /// Every stage.
-    pub const ALL: [Self; 5] = [Self::Load, Self::Text, Self::Encode, Self::Sample, Self::Decode];
+    pub const ALL: [Self; 6] =
+        [Self::Load, Self::Text, Self::Encode, Self::Sample, Self::Decode, Self::Check];
 
     /// The stage's name in receipts and metrics.
     pub const fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Stage {
             Self::Encode => "encode",
             Self::Sample => "sample",
             Self::Decode => "decode",
+            Self::Check => "check",
         }
     }
 }

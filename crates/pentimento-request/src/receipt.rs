@@ -1,6 +1,6 @@
 //! The record of how a picture came about: enough to draw it again, and to see what it cost.
 
-use crate::{Sampler, Schedule, Size, Stage};
+use crate::{Sampler, Schedule, Size, Stage, Verdict};
 use std::time::Duration;
 
 /// Everything that decided a picture's pixels, and what it took.
@@ -43,6 +43,8 @@ pub struct Receipt {
     pub precision: &'static str,
     /// The prompts, and how the tokenizer cut them.
     pub prompts: Vec<PromptReport>,
+    /// What the content filter said of the picture, and what became of it.
+    pub verdict: Verdict,
     /// Remarks on anything that was not done as a caller may expect (a stage redone in f32, say).
     pub notes: Vec<String>,
     /// SHA-256 over the result's pixels, in hexadecimal.

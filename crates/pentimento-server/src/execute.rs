@@ -88,8 +88,9 @@ impl Execution {
         let (protocol, call) = (Arc::clone(&self.protocol), Arc::clone(&self.call));
         let written = task::spawn_blocking(move || match &*outcome {
             Ok(drawn) => {
-                let (file, seed) = (drawn.png.clone(), drawn.seed);
-                how(&*protocol, &call, Ok(&Answer::Picture(Finished { file, link: None, seed, latency })))
+                let (file, seed, verdict) = (drawn.png.clone(), drawn.seed, drawn.verdict);
+                let finished = Finished { file, link: None, seed, verdict, latency };
+                how(&*protocol, &call, Ok(&Answer::Picture(finished)))
             }
             Err(error) => how(&*protocol, &call, Err(error)),
         });

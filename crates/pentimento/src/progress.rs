@@ -87,6 +87,7 @@ const fn words(stage: Stage) -> &'static str {
         Stage::Encode => "looking at the picture",
         Stage::Sample => "drawing",
         Stage::Decode => "developing the picture",
+        Stage::Check => "checking the picture",
     }
 }
 

@@ -54,6 +54,7 @@ impl Case {
             solver: SolverOptions::USUAL,
             noise: NoiseSource::TorchCpu,
             conditioning: Conditioning::none(),
+            filter: None,
             seed: self.seed,
         }
     }

@@ -49,6 +49,7 @@ fn request() -> GenerationRequest {
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
+        filter: None,
         seed: 1,
     }
 }

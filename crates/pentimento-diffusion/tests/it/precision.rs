@@ -88,6 +88,7 @@ fn draw(folder: &Path, precision: Precision) -> Result<GeneratedImage, GenerateE
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
+        filter: None,
         seed: 7,
     };
     model.expect("a model").generate(&request, &mut Quiet)

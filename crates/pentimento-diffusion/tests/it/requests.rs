@@ -33,6 +33,7 @@ fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
+        filter: None,
         seed: 7,
     }
 }

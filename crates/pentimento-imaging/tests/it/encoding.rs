@@ -107,6 +107,7 @@ fn json_says_everything() {
         "worked_at": { "width": 128, "height": 64 },
         "region": { "x": 1, "y": 2, "width": 3, "height": 4 },
         "precision": "bf16",
+        "filter": "clean",
         "notes": ["decoded again in f32"],
         "pixels_hash": "00ff",
         "timings": [{ "stage": "sample", "seconds": 1.25 }],

@@ -2,7 +2,7 @@
 
 use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
-    Channels, Mask, Picture, PromptReport, Receipt, Sampler, Schedule, Size, Stage, StageTiming,
+    Channels, Mask, Picture, PromptReport, Receipt, Sampler, Schedule, Size, Stage, StageTiming, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -76,6 +76,7 @@ pub(crate) fn receipt() -> Receipt {
         size: size(129, 65),
         precision: "bf16",
         prompts: vec![prompt("a red house", 1.0), prompt("fog", -1.0)],
+        verdict: Verdict::Clean,
         notes: vec!["decoded again in f32".to_owned()],
         pixels_hash: "00ff".to_owned(),
         timings: vec![StageTiming { stage: Stage::Sample, took: Duration::from_millis(1250) }],

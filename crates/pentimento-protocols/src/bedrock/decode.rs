@@ -129,6 +129,7 @@ pub(super) fn decode(body: InvokeBody, rules: Rules<'_>) -> Result<(GenerationRe
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
+        filter: rules.model.filter,
         seed: seed.unwrap_or_default(),
     };
     Ok((request, seed.map_or(Seed::Drawn { max: u32::MAX.into() }, |_| Seed::Given)))

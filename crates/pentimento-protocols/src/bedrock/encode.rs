@@ -9,7 +9,7 @@ use super::{auth::Denial, events, fault::Fault};
 use crate::{Answer, Call, Delivery, Finished, KeepAlive, Refusal, Reply};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use pentimento_request::{ErrorKind, GenerateError};
+use pentimento_request::{ErrorKind, GenerateError, Verdict};
 use serde_json::json;
 
 /// The service's pattern for model ids, as its own error quotes it.
@@ -17,6 +17,9 @@ const MODEL_ID_PATTERN: &str = r"(arn:aws(-[^:]+)?:bedrock:[a-z0-9-]{1,20}:(([0-
 
 /// Characters of a model id that are told back at most.
 const MOST_ECHOED: usize = 200;
+
+/// The container's words for a prompt that is refused; clients look for them.
+const FILTERED_WORDS: &str = "One or more prompts contains filtered words.";
 
 /// The exceptions that are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,7 @@ pub(super) fn answer(call: &Call, outcome: Result<&Answer, &GenerateError>) -> R
     let mut reply = head(call);
     reply.headers.push(("x-amzn-bedrock-invocation-latency", finished.latency.as_millis().to_string()));
     if call.delivery == Delivery::Picture {
-        reply.headers.push(("finish-reason", "SUCCESS".to_owned()));
+        reply.headers.push(("finish-reason", finish_reason(finished.verdict).to_owned()));
         reply.headers.push(("seed", finished.seed.to_string()));
     }
     reply.body = success_body(call, finished);
@@ -146,6 +149,7 @@ fn late_error_json(call: &Call, error: &GenerateError) -> String {
         ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::NoFace => {
             ("bad_request", error.message().to_owned())
         }
+        ErrorKind::PromptRefused => ("invalid_prompts", FILTERED_WORDS.to_owned()),
         kind => ("generation_error", Problem::from(kind).message),
     };
     json!({"result": "error", "error": {"id": call.request_id, "name": name, "message": message}}).to_string()
@@ -183,8 +187,18 @@ fn success_json(finished: &Finished) -> String {
     let mut json = format!(r#"{{"result":"success","artifacts":[{{"seed":{},"base64":""#, finished.seed);
     json.reserve(finished.file.len() / 3 * 4 + 64);
     STANDARD.encode_string(&finished.file, &mut json);
-    json.push_str(r#"","finishReason":"SUCCESS"}]}"#);
+    json.push_str(r#"","finishReason":""#);
+    json.push_str(finish_reason(finished.verdict));
+    json.push_str(r#""}]}"#);
     json
+}
+
+/// What the caller is told of the picture: `CONTENT_FILTERED` where it is another one than was drawn.
+const fn finish_reason(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Unchecked | Verdict::Clean | Verdict::Flagged => "SUCCESS",
+        Verdict::Blurred | Verdict::Blocked => "CONTENT_FILTERED",
+    }
 }
 
 /// The denial in the words of the service's signature layer.
@@ -232,6 +246,8 @@ impl Problem {
             ErrorKind::InvalidRequest | ErrorKind::Unsupported | ErrorKind::NoFace => {
                 Self::validation(container_text("bad_request", error.message()))
             }
+            // Which word it was goes to the log: a list that answers is a list that can be read out.
+            ErrorKind::PromptRefused => Self::validation(container_text("invalid_prompts", FILTERED_WORDS)),
             kind => Self::from(kind),
         }
     }

@@ -1,7 +1,7 @@
 use crate::fixtures::{INVOKE, REQUEST_ID, STREAM, context, expect_error, header, open, post, receive};
 use bytes::Bytes;
 use pentimento_protocols::{Answer, Call, Finished, HttpRequest, Protocol, Refusal};
-use pentimento_request::{ErrorKind, GenerateError};
+use pentimento_request::{ErrorKind, GenerateError, Verdict};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ fn finished() -> Answer {
         file: Bytes::from_static(PNG),
         link: None,
         seed: 42,
+        verdict: Verdict::Clean,
         latency: Duration::from_micros(1_234_999),
     })
 }
@@ -75,6 +76,37 @@ fn a_picture_is_answered_bare() {
     assert_eq!(header(&reply, "finish-reason"), Some("SUCCESS"));
     assert_eq!(header(&reply, "seed"), Some("42"));
     assert!(header(&reply, "x-amzn-bedrock-invocation-latency").is_some());
+}
+
+#[test]
+fn the_finish_reason_is_that_of_the_picture() {
+    for verdict in Verdict::ALL {
+        let Answer::Picture(drawn) = finished() else { unreachable!("a picture") };
+        let drawn = Answer::Picture(Finished { verdict, ..drawn });
+        let expected = if verdict.is_withheld() { "CONTENT_FILTERED" } else { "SUCCESS" };
+        let reply = open().answer(&call(INVOKE, &[]), Ok(&drawn));
+        let body: Value = serde_json::from_slice(&reply.body).expect("JSON");
+        assert_eq!(body["artifacts"][0]["finishReason"], expected, "{verdict:?}");
+        assert_eq!(body["result"], "success");
+        let bare = open().answer(&call(INVOKE, &[("accept", "image/png")]), Ok(&drawn));
+        assert_eq!(header(&bare, "finish-reason"), Some(expected), "{verdict:?}");
+        let late = open().late_answer(&call(INVOKE, &[]), Ok(&drawn));
+        assert_eq!(late, reply.body);
+    }
+}
+
+#[test]
+fn a_refused_prompt_is_the_containers_error_and_names_no_word() {
+    let error = GenerateError::new(ErrorKind::PromptRefused, "the word 'secret' is not drawn here");
+    let reply = open().answer(&call(INVOKE, &[]), Err(&error));
+    assert_eq!((reply.status, reply.error), (400, Some("ValidationException")));
+    let text = String::from_utf8_lossy(&reply.body);
+    assert!(text.contains("'invalid_prompts', 'One or more prompts contains filtered words.'"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+    let late = open().late_answer(&call(INVOKE, &[]), Err(&error));
+    let late: Value = serde_json::from_slice(&late).expect("JSON");
+    assert_eq!(late["error"]["name"], "invalid_prompts");
+    assert_eq!(late["error"]["message"], "One or more prompts contains filtered words.");
 }
 
 #[test]

@@ -233,6 +233,7 @@ mod tests {
     use super::*;
     use crate::jobs::{Drawn, tests::request};
     use bytes::Bytes;
+    use pentimento_request::Verdict;
     use std::num::NonZeroU32;
 
     const GRACE: Duration = Duration::from_secs(5);
@@ -250,7 +251,7 @@ mod tests {
     }
 
     fn drawn() -> Outcome {
-        Ok(Drawn { png: Bytes::new(), seed: 1 })
+        Ok(Drawn { png: Bytes::new(), seed: 1, verdict: Verdict::Unchecked })
     }
 
     fn kind(job: &Job) -> Option<ErrorKind> {

@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use ledger::{Absence, Ledger};
-use pentimento_request::{Cancel, ErrorKind, GenerateError, GenerationRequest, Generator};
+use pentimento_request::{Cancel, ErrorKind, GenerateError, GenerationRequest, Generator, Verdict};
 use std::{
     num::NonZeroU32,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -27,6 +27,8 @@ pub(crate) struct Drawn {
     pub(crate) png: Bytes,
     /// The seed really used.
     pub(crate) seed: u64,
+    /// What the content filter said of it.
+    pub(crate) verdict: Verdict,
 }
 
 pub(crate) type Outcome = Result<Drawn, GenerateError>;
@@ -278,6 +280,7 @@ pub(crate) mod tests {
             solver: SolverOptions::USUAL,
             noise: NoiseSource::TorchCpu,
             conditioning: Conditioning::none(),
+            filter: None,
             seed,
         }
     }

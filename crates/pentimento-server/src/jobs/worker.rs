@@ -66,7 +66,7 @@ fn encode(image: &GeneratedImage) -> Outcome {
         pentimento_imaging::encode(&image.picture, Format::Png, Some(&image.receipt)).map_err(|error| {
             GenerateError::caused_by(ErrorKind::Internal, "the picture cannot be encoded", error)
         })?;
-    Ok(Drawn { png: png.into(), seed: image.receipt.seed })
+    Ok(Drawn { png: png.into(), seed: image.receipt.seed, verdict: image.receipt.verdict })
 }
 
 fn note(job: &Job, outcome: &Outcome, started: Instant, metrics: &Metrics) {

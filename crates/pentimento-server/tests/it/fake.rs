@@ -12,7 +12,7 @@ use pentimento_protocols::{
 use pentimento_request::{
     Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
     Generator, GuidanceScale, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Receipt, Sampler,
-    Schedule, Size, SolverOptions, Stage, StepReport, Steps, Task,
+    Schedule, Size, SolverOptions, Stage, StepReport, Steps, Task, Verdict,
 };
 use pentimento_server::{Server, ServerConfig, ServerError};
 use serde_json::{Value, json};
@@ -193,6 +193,7 @@ fn receipt(request: &GenerationRequest) -> Receipt {
         size,
         precision: "f32",
         prompts: vec![],
+        verdict: Verdict::Unchecked,
         notes: vec![],
         pixels_hash: String::new(),
         timings: vec![],
@@ -314,6 +315,7 @@ fn request_of(script: &str, seed: Option<u64>) -> GenerationRequest {
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
+        filter: None,
         seed: seed.unwrap_or_default(),
     }
 }

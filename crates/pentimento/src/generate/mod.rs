@@ -152,6 +152,7 @@ fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
+        filter: None,
         seed: plan.seed,
     }
 }

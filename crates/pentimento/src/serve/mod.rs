@@ -61,7 +61,7 @@ fn load(settings: &Settings) -> Result<(Catalogue, ModelMap)> {
     let mut catalogue = Catalogue::default();
     let mut profile = |wanted: &ConfiguredModel| -> Result<ModelProfile> {
         let name = catalogue.load(&wanted.source, wanted.precision, settings.pixels)?;
-        Ok(ModelProfile { name, guidance_rescale: wanted.guidance_rescale })
+        Ok(ModelProfile { name, guidance_rescale: wanted.guidance_rescale, filter: None })
     };
     let fallback_ids = if settings.answers_every_id { FallbackIds::All } else { FallbackIds::Stability };
     let mut map = ModelMap::new(profile(&settings.fallback)?, fallback_ids);
