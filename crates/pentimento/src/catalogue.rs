@@ -1,101 +1,25 @@
-//! The models that requests can name, loaded once and kept, and the clock that the engine itself does not have.
+//! The models that requests can name, loaded when they are needed and kept within a budget of memory, and the clock that
+//! the engine itself does not have.
 
-use crate::{cli::Dtype, embedded::DEFAULT_MODEL, memory};
+use crate::{
+    cli::Dtype,
+    memory,
+    source::{Source, Stamp},
+};
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Folder, LoadOptions, Model, ModelFiles, ModelSummary, Precision};
+use pentimento_diffusion::{LoadOptions, Model, ModelSummary, Precision};
 use pentimento_kernels::fastest_precision;
 use pentimento_request::{
-    ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Stage, StageTiming,
-    StepReport,
+    ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
+    StageTiming, StepReport,
 };
 use std::{
     collections::BTreeMap,
-    fs,
     ops::ControlFlow,
-    path::{Path, PathBuf},
-    sync::LazyLock,
-    time::Instant,
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
-
-/// Name of the embedded model.
-pub(crate) const DEFAULT: &str = "default";
-
-/// Where a model lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// In the binary.
-    Embedded,
-    /// In a folder.
-    Folder(PathBuf),
-}
-
-impl Source {
-    /// Finds what a user means by a name or a folder.
-    ///
-    /// # Errors
-    /// When it is neither; the message lists the names that are known.
-    pub(crate) fn find(wanted: &str, data_dir: Option<&Path>) -> Result<Self> {
-        let mut known = Self::named(data_dir)?;
-        if let Some(source) = known.remove(wanted) {
-            return Ok(source);
-        }
-        let folder = Path::new(wanted);
-        if folder.is_dir() {
-            return Ok(Self::Folder(folder.to_owned()));
-        }
-        let names: Vec<_> = known.into_keys().collect();
-        Err(anyhow!(
-            "no model '{wanted}': it is neither a folder nor one of the known names ({})",
-            names.join(", ")
-        ))
-    }
-
-    /// The models that have a name: the embedded one, and those in the data folder's `models`.
-    ///
-    /// # Errors
-    /// When that folder is there and cannot be read.
-    pub(crate) fn named(data_dir: Option<&Path>) -> Result<BTreeMap<String, Self>> {
-        let mut named = BTreeMap::new();
-        if let Some(folder) = data_dir.map(|data| data.join("models")).filter(|folder| folder.exists()) {
-            let entries =
-                fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-            for entry in entries {
-                let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
-                if let (true, Some(name)) = (path.is_dir(), path.file_name()) {
-                    named.insert(name.to_string_lossy().into_owned(), Self::Folder(path));
-                }
-            }
-        }
-        named.insert(DEFAULT.to_owned(), Self::Embedded);
-        Ok(named)
-    }
-
-    /// The name that receipts show.
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Self::Embedded => DEFAULT.to_owned(),
-            Self::Folder(path) => {
-                let full = path.canonicalize().unwrap_or_else(|_| path.clone());
-                full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
-            }
-        }
-    }
-
-    /// What the model is, without its weights.
-    ///
-    /// # Errors
-    /// As [`Model::inspect`].
-    pub(crate) fn inspect(&self) -> Result<ModelSummary> {
-        Ok(Model::inspect(&*self.files())?)
-    }
-
-    fn files(&self) -> Box<dyn ModelFiles> {
-        match self {
-            Self::Embedded => Box::new(DEFAULT_MODEL),
-            Self::Folder(path) => Box::new(Folder::new(path)),
-        }
-    }
-}
+use tracing::info;
 
 /// The engine's precision for what the user asked for.
 pub(crate) fn precision(dtype: Dtype) -> Precision {
@@ -112,46 +36,329 @@ fn fastest() -> Precision {
     *MEASURED
 }
 
-/// Loaded models by name.
-#[derive(Default)]
-pub(crate) struct Catalogue {
-    models: BTreeMap<String, Loaded>,
+/// A model that can be asked for: where it lies, and how it is loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Offered {
+    /// Where it lies.
+    pub(crate) source: Source,
+    /// Precision of the arithmetic.
+    pub(crate) precision: Precision,
+    /// Largest picture, in pixels, that it works at.
+    pub(crate) pixel_cap: u64,
 }
 
-/// A model, and what it was loaded from and how.
-struct Loaded {
-    model: Model,
-    source: Source,
-    precision: Precision,
+/// Names of the models on offer, each told apart from the others.
+#[derive(Debug, Default)]
+pub(crate) struct Offers(BTreeMap<String, Offered>);
+
+impl Offers {
+    /// Adds a model, unless the same one is there already, and answers its name here. Two models whose folders have the
+    /// same name are told apart by a number.
+    pub(crate) fn add(&mut self, offered: Offered) -> String {
+        if let Some((name, _)) = self.0.iter().find(|(_, known)| **known == offered) {
+            return name.clone();
+        }
+        let plain = offered.source.name();
+        let mut name = plain.clone();
+        let mut number = 1;
+        while self.0.contains_key(&name) {
+            number += 1;
+            name = format!("{plain}-{number}");
+        }
+        self.0.insert(name.clone(), offered);
+        name
+    }
+}
+
+/// The models by name. They are loaded when they are first asked for, and leave in the order of their last use when
+/// others need their memory; whoever draws with one keeps it until the picture is done.
+pub(crate) struct Catalogue {
+    shelf: Mutex<Shelf>,
+    /// Rung when a model was loaded, or was let go by a request.
+    changed: Condvar,
+}
+
+/// What the lock guards. It is held for bookkeeping only, never while a model is loaded or draws.
+struct Shelf {
+    places: BTreeMap<String, Place>,
+    /// Models that are no longer on offer and perhaps still drawing, with their memory.
+    leaving: Vec<(Weak<Model>, u64)>,
+    /// Bytes that all models together may take; no limit where it is absent.
+    budget: Option<u64>,
+    /// Counts requests, so that it is known which model was asked for last.
+    clock: u64,
+}
+
+/// A model's place on the shelf.
+struct Place {
+    offered: Offered,
+    /// What its files were when it was put on offer.
+    stamp: Stamp,
+    /// Bytes that it takes once it is loaded, as its files' headers tell.
+    memory: u64,
+    last_used: u64,
+    /// Whether it is no longer on offer: requests that were taken in before are still answered by it.
+    withdrawn: bool,
+    state: State,
+}
+
+enum State {
+    Absent,
+    Loading,
+    Loaded(Arc<Model>),
 }
 
 impl Catalogue {
-    /// Loads a model, unless the same one is there already, and answers its name here. Two models whose
-    /// folders have the same name are told apart by a number.
+    /// A catalogue of these models, none of them loaded. Their headers are read, so that what is missing or too large is
+    /// told at once.
+    ///
+    /// # Errors
+    /// As [`Source::inspect`], and where a model alone is more than the budget.
+    pub(crate) fn new(offers: Offers, budget: Option<u64>) -> Result<Self> {
+        let shelf = Shelf { places: places(offers, budget)?, leaving: Vec::new(), budget, clock: 0 };
+        Ok(Self { shelf: Mutex::new(shelf), changed: Condvar::new() })
+    }
+
+    /// Offers other models. Those that stay on offer unchanged stay loaded; the others leave when nobody draws with them
+    /// any more, and until the next change they answer the requests that were taken in before. On an error nothing is
+    /// changed.
+    ///
+    /// # Errors
+    /// As [`Catalogue::new`].
+    pub(crate) fn replace(&self, offers: Offers, budget: Option<u64>) -> Result<()> {
+        let mut places = places(offers, budget)?;
+        let mut shelf = self.lock();
+        for (name, mut old) in std::mem::take(&mut shelf.places) {
+            let new = places.get_mut(&name);
+            let has_no_successor = new.is_none();
+            // One that is being loaded comes back to its name only while it is the same.
+            if let Some(new) = new
+                && new.offered == old.offered
+                && new.stamp == old.stamp
+            {
+                old.withdrawn = false;
+                *new = old;
+                continue;
+            }
+            if let State::Loaded(model) = std::mem::replace(&mut old.state, State::Absent) {
+                shelf.leaving.push((Arc::downgrade(&model), old.memory));
+            }
+            if has_no_successor && !old.withdrawn {
+                places.insert(name, Place { withdrawn: true, ..old });
+            }
+        }
+        shelf.places = places;
+        shelf.budget = budget;
+        drop(shelf);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Loads a model now, if it is the only one: then its faults are told at once instead of to the first client.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub(crate) fn load(&mut self, source: &Source, precision: Precision, pixel_cap: u64) -> Result<String> {
-        let same = |loaded: &Loaded| loaded.source == *source && loaded.precision == precision;
-        if let Some((name, _)) = self.models.iter().find(|(_, loaded)| same(loaded)) {
-            return Ok(name.clone());
+    pub(crate) fn load_the_only_one(&self) -> Result<()> {
+        let only = {
+            let shelf = self.lock();
+            let mut names = shelf.places.keys();
+            names.next().filter(|_| names.next().is_none()).cloned()
+        };
+        match only {
+            Some(name) => self.load(&name),
+            None => Ok(()),
         }
-        let plain = source.name();
-        let numbered = (2..).map(|number| format!("{plain}-{number}"));
-        let name = std::iter::once(plain.clone())
-            .chain(numbered)
-            .find(|name| !self.models.contains_key(name))
-            .context("every number is taken")?;
-        let options = LoadOptions { name: name.clone(), precision, pixel_cap };
-        let model = Model::load(&*source.files(), options)?;
-        self.models.insert(name.clone(), Loaded { model, source: source.clone(), precision });
-        Ok(name)
     }
 
-    /// Names and models.
-    pub(crate) fn models(&self) -> impl Iterator<Item = (&str, &Model)> {
-        self.models.iter().map(|(name, loaded)| (name.as_str(), &loaded.model))
+    /// Loads a model now.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    fn load(&self, name: &str) -> Result<()> {
+        self.take(name, &mut Quiet).map(drop).map_err(anyhow::Error::from)
     }
+
+    /// A model to draw with, loaded if it is not, once there is room for it.
+    fn take(&self, name: &str, progress: &mut dyn Progress) -> Result<InUse<'_>, GenerateError> {
+        let mut shelf = self.lock();
+        let offered = loop {
+            match shelf.ask(name)? {
+                Asked::Ready(model) => return Ok(InUse { model: Some(model), catalogue: self }),
+                Asked::Load(offered) => break offered,
+                Asked::Wait => {}
+            }
+            shelf = self.changed.wait_timeout(shelf, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+            if progress.part().is_break() {
+                return Err(GenerateError::new(
+                    ErrorKind::Cancelled,
+                    "left while waiting for a model's room",
+                ));
+            }
+        };
+        drop(shelf);
+        let bed = Bed { catalogue: self, name, offered };
+        if progress.stage(Stage::Load).is_break() {
+            return Err(GenerateError::new(ErrorKind::Cancelled, "left before the model was loaded"));
+        }
+        let model = Arc::new(bed.load()?);
+        bed.lie_down(&model);
+        Ok(InUse { model: Some(model), catalogue: self })
+    }
+
+    /// A panic while the lock was held cannot have left more than a model that is loaded again.
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What becomes of somebody who asks for a model.
+enum Asked {
+    /// Here it is.
+    Ready(Arc<Model>),
+    /// It has to be loaded, by who asks; there is room, and others wait for it from now on.
+    Load(Offered),
+    /// It is just being loaded, or others draw with what would have to leave.
+    Wait,
+}
+
+impl Shelf {
+    fn ask(&mut self, name: &str) -> Result<Asked, GenerateError> {
+        self.clock += 1;
+        let clock = self.clock;
+        let Some(place) = self.places.get_mut(name) else { return Err(self.unknown(name)) };
+        place.last_used = clock;
+        match &place.state {
+            State::Loaded(model) => return Ok(Asked::Ready(Arc::clone(model))),
+            State::Loading => return Ok(Asked::Wait),
+            State::Absent => {}
+        }
+        let need = place.memory;
+        if !self.make_room(need) {
+            return Ok(Asked::Wait);
+        }
+        let Some(place) = self.places.get_mut(name) else { return Err(self.unknown(name)) };
+        place.state = State::Loading;
+        Ok(Asked::Load(place.offered.clone()))
+    }
+
+    fn unknown(&self, name: &str) -> GenerateError {
+        let on_offer = self.places.iter().filter(|(_, place)| !place.withdrawn);
+        let known: Vec<_> = on_offer.map(|(name, _)| name.as_str()).collect();
+        let message = format!("no model '{name}'; known are {}", known.join(", "));
+        GenerateError::new(ErrorKind::ModelNotFound, message)
+    }
+
+    /// Lets models go, the longest unused first, until there is room for so many bytes. `false` when what is left is in
+    /// use.
+    fn make_room(&mut self, need: u64) -> bool {
+        let Some(budget) = self.budget else { return true };
+        loop {
+            self.leaving.retain(|(model, _)| model.strong_count() > 0);
+            let leaving: u64 = self.leaving.iter().map(|(_, memory)| memory).sum();
+            let held = |place: &&Place| !matches!(place.state, State::Absent);
+            let taken: u64 =
+                leaving + self.places.values().filter(held).map(|place| place.memory).sum::<u64>();
+            if taken.saturating_add(need) <= budget {
+                return true;
+            }
+            let idle = |place: &&mut Place| match &place.state {
+                State::Loaded(model) => Arc::strong_count(model) == 1,
+                State::Absent | State::Loading => false,
+            };
+            match self.places.values_mut().filter(idle).min_by_key(|place| place.last_used) {
+                Some(place) => place.state = State::Absent,
+                None => return false,
+            }
+        }
+    }
+}
+
+/// A place that is being filled. Should filling it fail or panic, the place is free again.
+struct Bed<'a> {
+    catalogue: &'a Catalogue,
+    name: &'a str,
+    offered: Offered,
+}
+
+impl Bed<'_> {
+    fn load(&self) -> Result<Model, GenerateError> {
+        let Offered { source, precision, pixel_cap } = &self.offered;
+        let options =
+            LoadOptions { name: self.name.to_owned(), precision: *precision, pixel_cap: *pixel_cap };
+        let since = Instant::now();
+        let loaded = source.files().and_then(|files| Ok(Model::load(&*files, options)?));
+        let model = loaded.map_err(|error| {
+            let message = format!("the model {} cannot be loaded: {error:#}", self.name);
+            GenerateError::new(ErrorKind::Internal, message)
+        })?;
+        let took_ms = since.elapsed().as_millis() as u64;
+        info!(model = self.name, native_size = %model.native_size(), hash = model.hash(), took_ms, "model loaded");
+        Ok(model)
+    }
+
+    fn lie_down(self, model: &Arc<Model>) {
+        let mut shelf = self.catalogue.lock();
+        if let Some(place) = shelf.places.get_mut(self.name).filter(|place| place.offered == self.offered) {
+            place.state = State::Loaded(Arc::clone(model));
+        }
+    }
+}
+
+impl Drop for Bed<'_> {
+    fn drop(&mut self) {
+        let mut shelf = self.catalogue.lock();
+        if let Some(place) = shelf.places.get_mut(self.name)
+            && matches!(place.state, State::Loading)
+        {
+            place.state = State::Absent;
+        }
+        drop(shelf);
+        self.catalogue.changed.notify_all();
+    }
+}
+
+/// A model that somebody draws with.
+struct InUse<'a> {
+    model: Option<Arc<Model>>,
+    catalogue: &'a Catalogue,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        // Let go first, so that whoever is woken finds it idle.
+        self.model = None;
+        self.catalogue.changed.notify_all();
+    }
+}
+
+/// Time after which somebody who waits for room looks whether its client is still there.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Places for all that is offered, with what their headers say.
+fn places(offers: Offers, budget: Option<u64>) -> Result<BTreeMap<String, Place>> {
+    let place = |(name, offered): (String, Offered)| {
+        let summary = offered.source.inspect().with_context(|| format!("model {name}"))?;
+        let memory = memory_of(&summary, offered.precision);
+        if let Some(budget) = budget.filter(|budget| memory > *budget) {
+            return Err(anyhow!(
+                "the model {name} takes about {memory} bytes of memory, more than the {budget} that models may take \
+                 (limits.model_memory_bytes)"
+            ));
+        }
+        let stamp = offered.source.stamp()?;
+        Ok((name, Place { offered, stamp, memory, last_used: 0, withdrawn: false, state: State::Absent }))
+    };
+    offers.0.into_iter().map(place).collect()
+}
+
+/// Bytes that a model's weights take when they are packed for this precision.
+pub(crate) fn memory_of(summary: &ModelSummary, precision: Precision) -> u64 {
+    let bytes_each = match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    };
+    let parameters: u64 = summary.parts.iter().map(|part| part.parameters).sum();
+    parameters.saturating_mul(bytes_each)
 }
 
 impl Generator for Catalogue {
@@ -160,13 +367,12 @@ impl Generator for Catalogue {
         request: &GenerationRequest,
         progress: &mut dyn Progress,
     ) -> Result<GeneratedImage, GenerateError> {
-        let loaded = self.models.get(&request.model).ok_or_else(|| {
-            let known: Vec<_> = self.models.keys().map(String::as_str).collect();
-            let message = format!("no model '{}'; known are {}", request.model, known.join(", "));
-            GenerateError::new(ErrorKind::ModelNotFound, message)
-        })?;
         let mut timed = Timed { listener: progress, running: None, finished: Vec::new() };
-        let mut image = loaded.model.generate(request, &mut timed)?;
+        let held = self.take(&request.model, &mut timed)?;
+        let Some(model) = &held.model else {
+            return Err(GenerateError::new(ErrorKind::Internal, "a model left while it was held"));
+        };
+        let mut image = model.generate(request, &mut timed)?;
         image.receipt.timings = timed.finish();
         image.receipt.peak_memory = memory::peak();
         Ok(image)

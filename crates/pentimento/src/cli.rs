@@ -1,6 +1,7 @@
 //! What can be typed, and nothing of what it means: clap's definitions, from which help, completions and the
 //! man page are made. Resolving happens in the module of each command.
 
+use crate::models::args::ModelsArgs;
 use clap::{
     ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
@@ -34,7 +35,7 @@ pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     /// Answer clients of Amazon Bedrock's Stability API
     Serve(ServeArgs),
-    /// List and inspect models
+    /// List, inspect, verify, convert and fetch models
     Models(ModelsArgs),
     /// Print the completions for a shell
     #[command(
@@ -187,10 +188,15 @@ pub(crate) struct ModelArgs {
 /// Where things are kept between runs.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DataArgs {
-    /// Folder of Pentimento's own data; every folder in its `models` folder is a model that can be called by name
+    /// Folder of Pentimento's own data; what lies in its `models` folder can be called by name [default: in the user's
+    /// own data folder]
     #[arg(long, value_name = "DIR", env = "PENTIMENTO_DATA_DIR", hide_env_values = true, value_hint = ValueHint::DirPath,
           help_heading = MODEL)]
     pub(crate) data_dir: Option<PathBuf>,
+
+    /// Another folder of models that can be called by name; may be repeated, and stands above the data folder's
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = MODEL)]
+    pub(crate) models_dir: Vec<PathBuf>,
 }
 
 /// Options of `serve`. All but `--config` stand above the configuration file's.
@@ -226,35 +232,15 @@ pub(crate) struct ServeArgs {
     pub(crate) model: ModelArgs,
 }
 
-/// Commands about models.
-#[derive(Args, Debug)]
-pub(crate) struct ModelsArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) command: ModelsCommand,
-}
+/// A model that is looked at.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelChoice {
+    /// A model's folder, or its name
+    #[arg(value_name = "DIR|NAME", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: String,
 
-/// What can be done with models.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelsCommand {
-    /// List the models that can be called by name
-    List {
-        #[command(flatten)]
-        data: DataArgs,
-    },
-    /// Show a model's parts, sizes and precision, without loading its weights
-    Inspect {
-        /// A model's folder, or its name
-        #[arg(value_name = "DIR|NAME", value_hint = ValueHint::DirPath)]
-        model: String,
-        #[command(flatten)]
-        data: DataArgs,
-        /// Print it as JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the licences and attributions of the embedded model
-    Licences,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
 }
 
 /// Precision of the arithmetic, as it is typed.

@@ -23,6 +23,9 @@ pub(crate) struct Config {
     pub(crate) model: Option<String>,
     /// Folder of Pentimento's own data.
     pub(crate) data_dir: Option<PathBuf>,
+    /// Further folders of models.
+    #[serde(default)]
+    pub(crate) models_dirs: Vec<PathBuf>,
     /// Threads that compute.
     pub(crate) threads: Option<u16>,
     /// Precision of the arithmetic.
@@ -152,6 +155,8 @@ pub(crate) struct ModelConfig {
     pub(crate) model: String,
     /// Precision of the arithmetic; the file's `dtype` where it is absent.
     pub(crate) dtype: Option<ConfiguredDtype>,
+    /// Largest picture, in pixels, that it works at; the file's `limits.pixels` where it is absent.
+    pub(crate) pixels: Option<u64>,
     /// Guidance rescale, which the protocol has no field for.
     pub(crate) guidance_rescale: f32,
 }
@@ -159,7 +164,7 @@ pub(crate) struct ModelConfig {
 impl ModelConfig {
     /// A model without options.
     pub(crate) fn named(model: String) -> Self {
-        Self { model, dtype: None, guidance_rescale: 0.0 }
+        Self { model, dtype: None, pixels: None, guidance_rescale: 0.0 }
     }
 }
 
@@ -189,14 +194,16 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
         struct Table {
             model: String,
             dtype: Option<ConfiguredDtype>,
+            pixels: Option<u64>,
             #[serde(default)]
             guidance_rescale: f32,
         }
         let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        if !(0.0..=1.0).contains(&table.guidance_rescale) {
+        let Table { model, dtype, pixels, guidance_rescale } = table;
+        if !(0.0..=1.0).contains(&guidance_rescale) {
             return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
         }
-        Ok(ModelConfig { model: table.model, dtype: table.dtype, guidance_rescale: table.guidance_rescale })
+        Ok(ModelConfig { model, dtype, pixels, guidance_rescale })
     }
 }
 
@@ -232,6 +239,8 @@ impl TryFrom<f64> for Seconds {
 pub(crate) struct LimitsConfig {
     /// Bytes of all request bodies that are held in memory at once.
     pub(crate) body_memory_bytes: Option<usize>,
+    /// Bytes that all loaded models may take together. 0 is no limit.
+    pub(crate) model_memory_bytes: Option<u64>,
     /// Largest picture that a model works at or that is taken in, in pixels.
     pub(crate) pixels: Option<u64>,
     /// Requests that wait while one is drawn.
@@ -304,7 +313,7 @@ impl Config {
     /// a name.
     fn resolve_paths(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
-        self.data_dir.iter_mut().for_each(resolve);
+        self.data_dir.iter_mut().chain(&mut self.models_dirs).for_each(resolve);
         if let Some(tls) = &mut self.tls {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
@@ -371,6 +380,7 @@ mod tests {
             listen,
             model,
             data_dir,
+            models_dirs,
             threads,
             dtype,
             log,
@@ -383,18 +393,29 @@ mod tests {
         } = config;
         let LogConfig { format, filter } = log;
         let AuthConfig { access_keys, api_keys } = auth;
-        let LimitsConfig { body_memory_bytes, pixels, queue, pictures_per_minute, deadline_seconds } = limits;
+        let LimitsConfig {
+            body_memory_bytes,
+            model_memory_bytes,
+            pixels,
+            queue,
+            pictures_per_minute,
+            deadline_seconds,
+        } = limits;
         let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
             connections;
         let BedrockStrictness { nine_sizes_only, refuse_unknown_keys } = bedrock;
         assert!(listen.is_some() && model.is_some() && data_dir.is_some() && threads.is_some());
         assert!(dtype.is_some() && format.is_some() && filter.is_some() && tls.is_some());
         assert!(access_keys[0].session_token.is_some() && !api_keys.is_empty());
-        assert!(models.values().any(|model| model.dtype.is_some() && model.guidance_rescale > 0.0));
+        assert!(
+            models
+                .values()
+                .any(|model| model.dtype.is_some() && model.pixels.is_some() && model.guidance_rescale > 0.0)
+        );
         assert!(
             body_memory_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some()
         );
-        assert!(pictures_per_minute.is_some());
+        assert!(pictures_per_minute.is_some() && model_memory_bytes.is_some() && !models_dirs.is_empty());
         assert!(keep_alive_after_seconds.is_some() && keep_alive_every_seconds.is_some());
         assert!(retry_grace_seconds.is_some());
         assert!(nine_sizes_only.is_some() && refuse_unknown_keys.is_some());

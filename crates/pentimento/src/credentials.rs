@@ -55,6 +55,13 @@ impl Credentials {
         Ok(Self::ForThisRun(random_pair()?))
     }
 
+    /// Keeps a pair that was made for this run and printed, where there still is no other one.
+    pub(crate) fn keep_those_for_this_run(&mut self, before: &Self) {
+        if let (Self::ForThisRun(new), Self::ForThisRun(printed)) = (self, before) {
+            new.clone_from(printed);
+        }
+    }
+
     /// The same in the protocol's terms.
     pub(crate) fn to_auth(&self) -> Auth {
         let (access_keys, api_keys) = match self {

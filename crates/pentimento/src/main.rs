@@ -13,8 +13,10 @@ mod generate;
 mod memory;
 mod models;
 mod output;
+mod places;
 mod progress;
 mod serve;
+mod source;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use cli::{Cli, Command};
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Generate(args) => generate::run(&args),
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => serve::run(args),
         Command::Models(args) => models::run(&args.command),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command.as_deref()),

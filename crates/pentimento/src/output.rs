@@ -68,6 +68,39 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Puts a file or folder under its name, in the place of what has that name, which is gone only when the new one is
+/// there. Both must lie on one file system.
+///
+/// # Errors
+/// One line that names the place; what was there is there again.
+pub(crate) fn put_in_place(finished: &Path, goal: &Path) -> Result<()> {
+    let failed = || format!("cannot put {} in its place", goal.display());
+    if fs::symlink_metadata(goal).is_err() {
+        return fs::rename(finished, goal).with_context(failed);
+    }
+    let holder =
+        tempfile::Builder::new().prefix(".pentimento-").tempdir_in(folder_of(goal)).with_context(failed)?;
+    let old = holder.path().join("old");
+    fs::rename(goal, &old).with_context(failed)?;
+    fs::rename(finished, goal).inspect_err(|_| drop(fs::rename(&old, goal))).with_context(failed)
+}
+
+/// Removes a file or a folder; there may be none.
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;
@@ -129,6 +162,23 @@ mod tests {
         assert_eq!(fs::read(&file).expect("it is there"), b"new");
         write(Path::new("/dev/null"), b"gone").expect("it is written");
         assert!(fs::metadata("/dev/null").is_ok_and(|null| !null.is_file()));
+    }
+
+    #[test]
+    fn folders_and_files_take_the_place_of_what_was_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (new, goal) = (folder.path().join("new"), folder.path().join("goal"));
+        for text in ["one", "two"] {
+            fs::create_dir(&new).expect("a folder");
+            fs::write(new.join("file"), text).expect("it is written");
+            put_in_place(&new, &goal).expect("it is put there");
+            assert_eq!(fs::read_to_string(goal.join("file")).ok().as_deref(), Some(text));
+        }
+        assert!(put_in_place(&folder.path().join("nothing"), &goal).is_err());
+        assert!(goal.join("file").is_file(), "the old one is there again");
+        remove(&goal).expect("it is removed");
+        remove(&goal).expect("there was none");
+        assert_eq!(fs::read_dir(folder.path()).expect("it is a folder").count(), 0);
     }
 
     #[test]

@@ -6,17 +6,19 @@
 mod plan;
 
 use crate::{
-    catalogue::{Catalogue, Source, precision},
+    catalogue::{Catalogue, Offered, Offers, precision},
     cli::GenerateArgs,
     failure::{Failure, in_one_line, say},
     output,
+    places::Places,
     progress::Screen,
+    source::Source,
 };
 use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
     Cancel, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator,
-    Mask, NoiseSource, Picture, Progress, PromptSyntax, Receipt, SolverOptions, Stage, StageTiming, Task,
+    Mask, NoiseSource, Picture, PromptSyntax, Receipt, SolverOptions, Task,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
@@ -24,7 +26,6 @@ use std::{
     path::Path,
     process,
     sync::Arc,
-    time::Instant,
 };
 
 /// Largest input: a file of 1 GiB and 2^27 pixels (512 MB decoded), far above any camera's. It is the user's
@@ -113,7 +114,7 @@ fn cancel_on_interrupt() -> Result<Cancel> {
 }
 
 fn draw(args: &GenerateArgs, plan: &Plan, task: Task, cancel: &Cancel) -> Result<GeneratedImage, Failure> {
-    let source = Source::find(&plan.model, args.model.data.data_dir.as_deref())?;
+    let source = Source::find(&plan.model, &Places::typed(&args.model.data))?;
     let mut screen = Screen::new(cancel.clone(), plan.quiet, plan.preview.clone());
     let outcome = draw_on(&mut screen, plan, &source, task);
     let preview_error = screen.finish();
@@ -124,15 +125,12 @@ fn draw(args: &GenerateArgs, plan: &Plan, task: Task, cancel: &Cancel) -> Result
 }
 
 fn draw_on(screen: &mut Screen, plan: &Plan, source: &Source, task: Task) -> Result<GeneratedImage, Failure> {
-    let _ = screen.stage(Stage::Load);
-    let since = Instant::now();
-    let mut catalogue = Catalogue::default();
-    let model = catalogue.load(source, precision(plan.dtype), plan.max_pixels)?;
-    let loading = StageTiming { stage: Stage::Load, took: since.elapsed() };
-    let request = request(plan, model, task);
-    let mut image = catalogue.generate(&request, screen).map_err(failure)?;
-    image.receipt.timings.insert(0, loading);
-    Ok(image)
+    let mut offers = Offers::default();
+    let offered =
+        Offered { source: source.clone(), precision: precision(plan.dtype), pixel_cap: plan.max_pixels };
+    let model = offers.add(offered);
+    let catalogue = Catalogue::new(offers, None)?;
+    catalogue.generate(&request(plan, model, task), screen).map_err(failure)
 }
 
 fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {

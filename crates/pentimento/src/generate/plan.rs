@@ -1,9 +1,9 @@
 //! What the options of `generate` mean. Nothing here touches a file.
 
 use crate::{
-    catalogue::DEFAULT,
     cli::{Dtype, GenerateArgs},
     output::is_stream,
+    source::DEFAULT,
 };
 use pentimento_imaging::{Format, MaskSource};
 use pentimento_request::{

@@ -3,12 +3,18 @@
 //! Standard output says where the server listens (and, where nobody configured credentials, how to ask it);
 //! the log goes to standard error.
 
+mod reload;
 mod settings;
 mod signals;
 mod welcome;
 
 use crate::{
-    catalogue::Catalogue, cli::ServeArgs, config::Config, failure::Failure, generate::use_threads, output,
+    catalogue::{Catalogue, Offered, Offers},
+    cli::ServeArgs,
+    config::Config,
+    failure::Failure,
+    generate::use_threads,
+    output,
 };
 use anyhow::{Context, Result};
 use pentimento_imaging::Limits;
@@ -16,62 +22,87 @@ use pentimento_protocols::{
     ModelProfile, Protocol,
     bedrock::{Bedrock, BedrockConfig, FallbackIds, ModelMap},
 };
-use pentimento_request::Generator;
 use pentimento_server::Server;
+use reload::Exchangeable;
 use settings::{ConfiguredModel, Settings};
-use signals::Signals;
+use signals::{Hangups, Signals};
 use std::{
     io::{self, IsTerminal},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
-use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 /// A file in a body is bounded by the body already; this only says so to the decoder.
 const LARGEST_FILE: usize = 25_000_000;
 
 /// Serves until a signal.
-pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-    let settings = Settings::resolve(args, config, |name| std::env::var(name).ok())?;
+    let settings = Settings::resolve(&args, config, |name| std::env::var(name).ok())?;
     start_log(&settings)?;
     use_threads(settings.threads)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the server's threads")?;
-    runtime.block_on(serve(settings)).map_err(Failure::from)
+    runtime.block_on(serve(args, settings)).map_err(Failure::from)
 }
 
-async fn serve(settings: Settings) -> Result<()> {
+async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let signals = Signals::listen()?;
+    let hangups = Hangups::listen()?;
     let server = Server::bind(settings.server.clone()).await?;
-    let (catalogue, models) = load(&settings)?;
-    let mut bedrock = BedrockConfig::new(settings.credentials.to_auth(), models, settings.image_limits());
-    bedrock.strict_sizes = settings.nine_sizes_only;
-    bedrock.strict_keys = settings.refuse_unknown_keys;
-    let protocols: Vec<Arc<dyn Protocol>> = vec![Arc::new(Bedrock::new(bedrock))];
-    let generator: Arc<dyn Generator> = Arc::new(catalogue);
-    let text = welcome::text(server.local_addr(), settings.server.tls.is_some(), &settings.credentials);
-    // Where nobody reads it, the server serves all the same.
-    let _ = output::print(text.as_bytes());
-    server.run(protocols, generator, signals.asked_to_end()).await?;
+    let (offers, models) = offer(&settings);
+    let catalogue = Arc::new(Catalogue::new(offers, settings.model_memory)?);
+    catalogue.load_the_only_one()?;
+    let exchangeable = |protocol| Arc::new(Exchangeable::new(protocol));
+    let served = Arc::new(Served {
+        catalogue: Arc::clone(&catalogue),
+        protocols: protocols(&settings, models).into_iter().map(exchangeable).collect(),
+        settings: Mutex::new(settings),
+    });
+    say_hello(&server, &served);
+    let protocols = served.protocols.iter().map(|protocol| Arc::clone(protocol) as Arc<dyn Protocol>);
+    let protocols = protocols.collect();
+    tokio::spawn(reload::watch(Arc::new(args), served, hangups));
+    server.run(protocols, catalogue, signals.asked_to_end()).await?;
     Ok(())
 }
 
-/// Loads every model that can be asked for, so that a broken one is found now and not by a client.
-fn load(settings: &Settings) -> Result<(Catalogue, ModelMap)> {
-    let mut catalogue = Catalogue::default();
-    let mut profile = |wanted: &ConfiguredModel| -> Result<ModelProfile> {
-        let name = catalogue.load(&wanted.source, wanted.precision, settings.pixels)?;
-        Ok(ModelProfile { name, guidance_rescale: wanted.guidance_rescale, filter: None })
+/// What a new configuration changes while requests are answered.
+struct Served {
+    catalogue: Arc<Catalogue>,
+    protocols: Vec<Arc<Exchangeable>>,
+    /// What holds at this moment.
+    settings: Mutex<Settings>,
+}
+
+fn say_hello(server: &Server, served: &Served) {
+    let settings = served.settings.lock().unwrap_or_else(PoisonError::into_inner);
+    let text = welcome::text(server.local_addr(), settings.server.tls.is_some(), &settings.credentials);
+    // Where nobody reads it, the server serves all the same.
+    let _ = output::print(text.as_bytes());
+}
+
+/// The protocols, always the same ones in the same order.
+fn protocols(settings: &Settings, models: ModelMap) -> Vec<Arc<dyn Protocol>> {
+    let mut bedrock = BedrockConfig::new(settings.credentials.to_auth(), models, settings.image_limits());
+    bedrock.strict_sizes = settings.nine_sizes_only;
+    bedrock.strict_keys = settings.refuse_unknown_keys;
+    vec![Arc::new(Bedrock::new(bedrock))]
+}
+
+/// Every model that can be asked for, and the ids that it answers.
+fn offer(settings: &Settings) -> (Offers, ModelMap) {
+    let mut offers = Offers::default();
+    let mut profile = |wanted: &ConfiguredModel| {
+        let ConfiguredModel { source, precision, pixel_cap, guidance_rescale } = wanted;
+        let offered = Offered { source: source.clone(), precision: *precision, pixel_cap: *pixel_cap };
+        ModelProfile { name: offers.add(offered), guidance_rescale: *guidance_rescale, filter: None }
     };
     let fallback_ids = if settings.answers_every_id { FallbackIds::All } else { FallbackIds::Stability };
-    let mut map = ModelMap::new(profile(&settings.fallback)?, fallback_ids);
+    let mut map = ModelMap::new(profile(&settings.fallback), fallback_ids);
     for (id, wanted) in &settings.models {
-        map = map.map(id, profile(wanted).with_context(|| format!("cannot load the model for {id}"))?);
+        map = map.map(id, profile(wanted));
     }
-    for (name, model) in catalogue.models() {
-        info!(model = name, native_size = %model.native_size(), hash = model.hash(), "model loaded");
-    }
-    Ok((catalogue, map))
+    (offers, map)
 }
 
 impl Settings {

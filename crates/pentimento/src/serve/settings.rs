@@ -2,23 +2,26 @@
 //! then the file, then the defaults.
 
 use crate::{
-    catalogue::{DEFAULT, Source, precision},
+    catalogue::precision,
     cli::{Dtype, LogFormat, ServeArgs},
     config::{
         Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig, ModelConfig, Seconds,
         TlsConfig, credentials_from_environment,
     },
     credentials::Credentials,
+    places::Places,
+    source::{DEFAULT, Source},
 };
 use anyhow::{Context, Result};
 use pentimento_diffusion::Precision;
 use pentimento_server::{KeepAliveTiming, ServerConfig, Tls};
 use std::{
+    collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
     num::NonZeroU32,
-    path::Path,
     time::Duration,
 };
+use tracing::warn;
 
 /// Where the server listens unless told otherwise.
 const LISTEN: &str = "127.0.0.1:8181";
@@ -36,7 +39,10 @@ pub(super) struct Settings {
     pub(super) credentials: Credentials,
     pub(super) fallback: ConfiguredModel,
     pub(super) answers_every_id: bool,
+    /// Ids and what answers them: those of the configuration, then the names in the folders of models.
     pub(super) models: Vec<(String, ConfiguredModel)>,
+    /// Bytes that all loaded models may take together.
+    pub(super) model_memory: Option<u64>,
     pub(super) pixels: u64,
     pub(super) nine_sizes_only: bool,
     pub(super) refuse_unknown_keys: bool,
@@ -50,6 +56,8 @@ pub(super) struct Settings {
 pub(super) struct ConfiguredModel {
     pub(super) source: Source,
     pub(super) precision: Precision,
+    /// Largest picture that it works at, in pixels.
+    pub(super) pixel_cap: u64,
     pub(super) guidance_rescale: f32,
 }
 
@@ -67,6 +75,7 @@ impl Settings {
             listen,
             model,
             data_dir,
+            models_dirs,
             threads,
             dtype,
             log,
@@ -80,21 +89,17 @@ impl Settings {
         let listen = address(args.listen.as_deref().or(listen.as_deref()).unwrap_or(LISTEN))?;
         let credentials =
             Credentials::decide(args.no_auth, listen, auth, credentials_from_environment(&variable)?)?;
-        let data_dir = args.model.data.data_dir.clone().or(data_dir);
+        let places = Places::resolve(&args.model.data, data_dir, &models_dirs);
         let dtype = args.model.dtype.or(dtype.map(typed)).unwrap_or(Dtype::F32);
         let wanted = args.model.model.clone().or(model);
-        let find = |model: &ModelConfig| configured(model, data_dir.as_deref(), dtype);
         let pixels = limits.pixels.unwrap_or(PIXELS);
+        let defaults = Defaults { places: &places, dtype, pixels };
+        let fallback = ModelConfig::named(wanted.clone().unwrap_or_else(|| DEFAULT.to_owned()));
         Ok(Self {
             answers_every_id: wanted.is_some(),
-            fallback: find(&ModelConfig::named(wanted.unwrap_or_else(|| DEFAULT.to_owned())))?,
-            models: models
-                .into_iter()
-                .map(|(id, model)| {
-                    let found = find(&model).with_context(|| format!("[models] {id}"))?;
-                    Ok((id, found))
-                })
-                .collect::<Result<_>>()?,
+            fallback: defaults.complete(&fallback)?,
+            models: defaults.all(models)?,
+            model_memory: limits.model_memory_bytes.filter(|bytes| *bytes > 0),
             server: server(args, listen, tls, limits, connections)?,
             credentials,
             pixels,
@@ -110,12 +115,78 @@ impl Settings {
     }
 }
 
-fn configured(model: &ModelConfig, data_dir: Option<&Path>, dtype: Dtype) -> Result<ConfiguredModel> {
-    Ok(ConfiguredModel {
-        source: Source::find(&model.model, data_dir)?,
-        precision: precision(model.dtype.map_or(dtype, typed)),
-        guidance_rescale: model.guidance_rescale,
-    })
+/// What holds for models that say nothing else.
+struct Defaults<'a> {
+    places: &'a Places,
+    dtype: Dtype,
+    pixels: u64,
+}
+
+impl Defaults<'_> {
+    fn complete(&self, model: &ModelConfig) -> Result<ConfiguredModel> {
+        let ModelConfig { model, dtype, pixels, guidance_rescale } = model;
+        Ok(ConfiguredModel {
+            source: Source::find(model, self.places)?,
+            precision: precision(dtype.map_or(self.dtype, typed)),
+            pixel_cap: pixels.unwrap_or(self.pixels),
+            guidance_rescale: *guidance_rescale,
+        })
+    }
+
+    /// What is configured, and what lies in the folders of models under its own name. One that cannot be run does not
+    /// keep the others from being served, unless the configuration asks for it.
+    fn all(&self, configured: BTreeMap<String, ModelConfig>) -> Result<Vec<(String, ConfiguredModel)>> {
+        let mut all = Vec::new();
+        for (id, model) in configured {
+            let found = self.complete(&model).with_context(|| format!("[models] {id}"))?;
+            all.push((id, found));
+        }
+        for (name, source) in Source::named(self.places)? {
+            if source == Source::Embedded || all.iter().any(|(id, _)| *id == name) {
+                continue;
+            }
+            match source.inspect() {
+                Ok(_) => all.push((name.clone(), self.complete(&ModelConfig::named(name))?)),
+                Err(error) => warn!("{name} in the folder of models is left out: {error:#}"),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Settings {
+    /// Names of what differs in `next` and stays as it is for as long as the server runs.
+    pub(super) fn fixed_differences(&self, next: &Self) -> Vec<&'static str> {
+        let shown = |settings: &Self| {
+            let Self { server, threads, log_json, log_filter, .. } = settings;
+            let ServerConfig { listen, tls, .. } = server;
+            [
+                ("listen", listen.to_string()),
+                ("[tls]", format!("{tls:?}")),
+                ("[limits] and [connections] of the server", format!("{:?}", Self::running(server))),
+                ("threads", format!("{threads:?}")),
+                ("[log]", format!("{log_json} {log_filter}")),
+            ]
+        };
+        let pairs = shown(self).into_iter().zip(shown(next));
+        pairs.filter(|(old, new)| old.1 != new.1).map(|(old, _)| old.0).collect()
+    }
+
+    /// What the server holds for as long as it runs.
+    fn running(server: &ServerConfig) -> String {
+        let ServerConfig {
+            queue_places,
+            jobs_per_minute,
+            retry_grace,
+            deadline,
+            keep_alive,
+            body_memory,
+            ..
+        } = server;
+        format!(
+            "{queue_places} {jobs_per_minute:?} {retry_grace:?} {deadline:?} {keep_alive:?} {body_memory}"
+        )
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr> {
@@ -132,7 +203,14 @@ fn server(
     limits: LimitsConfig,
     connections: ConnectionsConfig,
 ) -> Result<ServerConfig> {
-    let LimitsConfig { body_memory_bytes, pixels: _, queue, pictures_per_minute, deadline_seconds } = limits;
+    let LimitsConfig {
+        body_memory_bytes,
+        model_memory_bytes: _,
+        pixels: _,
+        queue,
+        pictures_per_minute,
+        deadline_seconds,
+    } = limits;
     let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
         connections;
     let defaults = ServerConfig::new(listen);

@@ -1,4 +1,5 @@
-//! The signals that end the server: the first one gracefully, the second one at once.
+//! The signals that end the server, the first one gracefully and the second one at once, and the one that makes it read
+//! its configuration anew.
 
 use anyhow::{Context, Result};
 use std::process;
@@ -52,6 +53,49 @@ impl Signals {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Listens for SIGHUP, which asks for the configuration to be read anew.
+#[cfg(unix)]
+pub(super) struct Hangups(tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Hangups {
+    /// Listens from now on; a hangup no longer ends the process.
+    ///
+    /// # Errors
+    /// When the system does not allow it.
+    pub(super) fn listen() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::hangup()).context("cannot listen for signals")?))
+    }
+
+    /// Is done at the next one.
+    pub(super) async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// There is no such signal here.
+#[cfg(not(unix))]
+pub(super) struct Hangups;
+
+#[cfg(not(unix))]
+impl Hangups {
+    /// Listens to nothing.
+    ///
+    /// # Errors
+    /// Never here.
+    pub(super) fn listen() -> Result<Self> {
+        Ok(Self)
+    }
+
+    /// Is never done.
+    pub(super) async fn next(&mut self) {
+        std::future::pending::<()>().await;
     }
 }
 

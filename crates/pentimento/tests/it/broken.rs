@@ -10,6 +10,11 @@ fn model_in(folder: &Folder) -> String {
     target
 }
 
+/// The embedded model as a folder.
+pub(crate) fn copy_model(target: &str) {
+    copy(&repository("models/default"), Path::new(target));
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("it is there") {

@@ -3,13 +3,18 @@
 //! - [`usage`]: help, mistakes in what was typed, completions, manual
 //! - [`generate`]: pictures from the embedded model
 //! - [`broken`]: files that are missing, cut off or something else
+//! - [`hub`], [`pull`]: a small hub that can misbehave, and models fetched from it
 //! - [`models`]: listing and inspecting
+//! - [`reload`]: a new configuration for a running server
 //! - [`serve`]: the server from its first line to its end
 //! - [`program`]: how the program is run here
 
 mod broken;
 mod generate;
+mod hub;
 mod models;
 mod program;
+mod pull;
+mod reload;
 mod serve;
 mod usage;

@@ -6,11 +6,23 @@ use std::fs;
 
 #[test]
 fn the_embedded_model_is_listed_with_those_of_the_data_folder() {
-    assert!(run(&["models", "list"]).ended_well().text().starts_with("default "));
+    let list = run(&["models", "list"]).ended_well();
+    assert!(list.text().lines().nth(1).is_some_and(|line| line.starts_with("default ")), "{}", list.text());
     let data = Folder::new();
     fs::create_dir_all(data.path("models/sd15")).expect("a folder");
-    let list = run(&["models", "list", "--data-dir", &data.path("")]).ended_well();
-    assert!(list.text().contains("sd15") && list.text().lines().count() == 2, "{}", list.text());
+    fs::create_dir_all(data.path("more/other")).expect("a folder");
+    data.write("models/sd15/notes.txt", b"1234");
+    let (here, more) = (data.path(""), data.path("more"));
+    let words = ["models", "list", "--data-dir", &here, "--models-dir", &more];
+    let list = run(&words).ended_well();
+    for part in ["sd15     4 B", "not to be run", "other    0 B", "default  34.8 MB", "Stable Diffusion"] {
+        assert!(list.text().contains(part), "'{part}' is missing in:\n{}", list.text());
+    }
+    assert_eq!(list.text().lines().count(), 4, "{}", list.text());
+    let json = run(&[&words[..], &["--json"]].concat()).ended_well();
+    let json: Value = serde_json::from_str(json.text()).expect("it is JSON");
+    assert_eq!((&json[1]["name"], &json[2]["bytes"]), (&"other".into(), &4.into()));
+    assert!(json[2]["error"].as_str().is_some_and(|error| error.contains("model_index.json")), "{json}");
 }
 
 #[test]

@@ -21,7 +21,11 @@ pub(crate) fn program() -> Command {
     {
         command.env_remove(variable);
     }
-    command.env_remove("RUST_LOG");
+    for variable in ["RUST_LOG", "HF_ENDPOINT", "HF_TOKEN"] {
+        command.env_remove(variable);
+    }
+    // The user's own models are no part of these tests.
+    command.env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR").to_owned() + "/no-data");
     command
 }
 
@@ -64,8 +68,14 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
 
 /// Runs the program with these words and this standard input.
 pub(crate) fn run_with(words: &[&str], input: &[u8]) -> Outcome {
-    let mut child = program()
-        .args(words)
+    let mut command = program();
+    command.args(words);
+    finish(command, input)
+}
+
+/// Runs a program to its end with this standard input.
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Outcome {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

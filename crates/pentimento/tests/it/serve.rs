@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A running server. It is killed when a test fails before its end.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
     address: String,
@@ -17,13 +17,18 @@ struct Server {
 
 impl Server {
     /// Starts one on a free port, and waits until it says where it listens.
-    fn start(options: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(options: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_logged(options, environment, Stdio::null())
+    }
+
+    /// The same with its log.
+    pub(crate) fn start_logged(options: &[&str], environment: &[(&str, &str)], log: Stdio) -> Self {
         let mut child = program()
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(options)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the program starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -34,12 +39,17 @@ impl Server {
     }
 
     /// Sends a request, and answers status and body.
-    fn ask(&self, head: &str, body: &str) -> (u16, Vec<u8>) {
+    pub(crate) fn ask(&self, head: &str, body: &str) -> (u16, Vec<u8>) {
+        self.ask_as(head, "", body)
+    }
+
+    /// The same with further headers.
+    pub(crate) fn ask_as(&self, head: &str, headers: &str, body: &str) -> (u16, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).expect("somebody listens");
         let length = body.len();
         write!(
             stream,
-            "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
         )
         .expect("it is sent");
         let mut answer = Vec::new();
@@ -49,10 +59,15 @@ impl Server {
         (status, answer[end + 4..].to_vec())
     }
 
-    /// Asks it to end, and answers its exit code and what else it printed.
-    fn end(mut self) -> (Option<i32>, String) {
-        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(kill.expect("kill is a program").success());
+    }
+
+    /// Asks it to end, and answers its exit code and what else it printed.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        self.signal("-TERM");
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("it is text");
         (self.child.wait().expect("it ends").code(), rest)

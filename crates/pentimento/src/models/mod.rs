@@ -1,29 +1,27 @@
-//! `pentimento models`: which there are, and what one is.
+//! `pentimento models`: which there are, what one is, and how to get one.
 
-use crate::{catalogue::Source, cli::ModelsCommand, embedded::NOTICES, failure::Failure, output};
+pub(crate) mod args;
+mod list;
+mod pull;
+
+use crate::{embedded::NOTICES, failure::Failure, output, places::Places, source::Source};
+use args::ModelsCommand;
 use pentimento_diffusion::{ModelSummary, Part};
 use serde_json::{Value, json};
-use std::{fmt::Write, path::Path};
+use std::fmt::Write;
 
 /// Prints what was asked for.
 pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
     let text = match command {
-        ModelsCommand::List { data } => list(data.data_dir.as_deref())?,
-        ModelsCommand::Inspect { model, data, json } => {
-            let summary = Source::find(model, data.data_dir.as_deref())?.inspect()?;
+        ModelsCommand::List { data, json } => list::text(&Places::typed(data), *json)?,
+        ModelsCommand::Inspect { model, json } => {
+            let summary = Source::find(&model.model, &Places::typed(&model.data))?.inspect()?;
             if *json { format!("{:#}\n", as_json(&summary)) } else { as_table(&summary) }
         }
+        ModelsCommand::Pull(args) => return pull::run(args),
         ModelsCommand::Licences => NOTICES.join("\n----\n\n"),
     };
     output::print(text.as_bytes())
-}
-
-fn list(data_dir: Option<&Path>) -> anyhow::Result<String> {
-    let rows = Source::named(data_dir)?.into_iter().map(|(name, source)| match source {
-        Source::Embedded => [name, "part of this program".to_owned()],
-        Source::Folder(path) => [name, path.display().to_string()],
-    });
-    Ok(table(rows.collect()))
 }
 
 fn as_table(summary: &ModelSummary) -> String {

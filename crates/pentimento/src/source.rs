@@ -1,0 +1,186 @@
+//! Where a model lies, and how it is found by its name.
+
+use crate::{embedded::DEFAULT_MODEL, places::Places};
+use anyhow::{Context, Result, anyhow};
+use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// Name of the embedded model.
+pub(crate) const DEFAULT: &str = "default";
+
+/// Where a model lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// In the binary.
+    Embedded,
+    /// In a folder.
+    Folder(PathBuf),
+}
+
+impl Source {
+    /// Finds what a user means by a name or a folder.
+    ///
+    /// # Errors
+    /// When it is neither; the message lists the names that are known.
+    pub(crate) fn find(wanted: &str, places: &Places) -> Result<Self> {
+        let mut known = Self::named(places)?;
+        if let Some(source) = known.remove(wanted) {
+            return Ok(source);
+        }
+        let path = Path::new(wanted);
+        if path.is_dir() {
+            return Ok(Self::at(path));
+        }
+        let names: Vec<_> = known.into_keys().collect();
+        Err(anyhow!(
+            "no model '{wanted}': it is neither a folder nor one of the known names ({})",
+            names.join(", ")
+        ))
+    }
+
+    /// The model at a path.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self::Folder(path.to_owned())
+    }
+
+    /// The models that have a name: the embedded one, and those in the folders of models. Where two folders have the
+    /// same name in them, the first folder's counts.
+    ///
+    /// # Errors
+    /// When such a folder is there and cannot be read.
+    pub(crate) fn named(places: &Places) -> Result<BTreeMap<String, Self>> {
+        let mut named = BTreeMap::from([(DEFAULT.to_owned(), Self::Embedded)]);
+        for folder in places.model_folders().iter().filter(|folder| folder.exists()) {
+            let failed = || format!("cannot read {}", folder.display());
+            let entries = fs::read_dir(folder).with_context(failed)?;
+            let mut paths = entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+                .with_context(failed)?;
+            // Folders before files of the same name, whatever order the system lists them in.
+            paths.sort_by_key(|path| (!path.is_dir(), path.clone()));
+            for path in paths {
+                if let Some(name) = name_of(&path) {
+                    named.entry(name).or_insert_with(|| Self::at(&path));
+                }
+            }
+        }
+        Ok(named)
+    }
+
+    /// The name that receipts show.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Embedded => DEFAULT.to_owned(),
+            Self::Folder(path) => {
+                let full = path.canonicalize().unwrap_or_else(|_| path.clone());
+                full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+
+    /// How messages and lists say where it lies.
+    pub(crate) fn place(&self) -> String {
+        match self {
+            Self::Embedded => "part of this program".to_owned(),
+            Self::Folder(path) => path.display().to_string(),
+        }
+    }
+
+    /// What its files are like at this moment.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub(crate) fn stamp(&self) -> Result<Stamp> {
+        match self {
+            Self::Embedded => {
+                let bytes = DEFAULT_MODEL.0.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+                Ok(Stamp { bytes, newest: None })
+            }
+            Self::Folder(path) => {
+                let mut stamp = Stamp { bytes: 0, newest: None };
+                stamp.add(path, 0).with_context(|| format!("cannot read {}", path.display()))?;
+                Ok(stamp)
+            }
+        }
+    }
+
+    /// What the model is, without its weights.
+    ///
+    /// # Errors
+    /// As [`Model::inspect`].
+    pub(crate) fn inspect(&self) -> Result<ModelSummary> {
+        Ok(Model::inspect(&*self.files()?)?)
+    }
+
+    /// The model's files.
+    ///
+    /// # Errors
+    /// When there are none that could be a model's.
+    pub(crate) fn files(&self) -> Result<Box<dyn ModelFiles>> {
+        Ok(match self {
+            Self::Embedded => Box::new(DEFAULT_MODEL),
+            Self::Folder(path) => Box::new(Folder::new(path)),
+        })
+    }
+}
+
+/// Whether a text can name a model: one plain word that is no way out of a folder and hides nothing.
+pub(crate) fn is_model_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.+".contains(&byte);
+    !text.is_empty() && text.len() <= 200 && !text.starts_with(['.', '-']) && text.bytes().all(plain)
+}
+
+/// The name of an entry in a folder of models; hidden ones are none.
+fn name_of(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy();
+    (path.is_dir() && !name.starts_with('.')).then(|| name.into_owned())
+}
+
+/// Size and age of a model's files, by which it is seen that they were replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Bytes of all of them.
+    pub(crate) bytes: u64,
+    newest: Option<SystemTime>,
+}
+
+impl Stamp {
+    /// Adds all files below a path. Links count as what they lead to, since a hub's own folders consist of them.
+    fn add(&mut self, path: &Path, depth: u32) -> io::Result<()> {
+        // A model has parts, and those have files. A deeper nest is none, or a link that leads back.
+        const DEEPEST: u32 = 3;
+        let found = fs::metadata(path)?;
+        if !found.is_dir() {
+            self.bytes += found.len();
+            self.newest = self.newest.max(found.modified().ok());
+            return Ok(());
+        }
+        if depth < DEEPEST {
+            for entry in fs::read_dir(path)? {
+                self.add(&entry?.path(), depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_models_are_plain_words() {
+        for right in ["sd15", "v1-5_pruned.fp16", "a+b"] {
+            assert!(is_model_name(right), "{right}");
+        }
+        for wrong in ["", ".", "..", ".hidden", "-x", "a/b", "a\\b", "a b", "ä", &"a".repeat(201)] {
+            assert!(!is_model_name(wrong), "{wrong}");
+        }
+    }
+}
