@@ -11,8 +11,13 @@ are computed from the stored values, widened to float32.
 - `tiny-v`: only a scheduler: v-prediction, zero terminal SNR, `trailing`, as the embedded model has it.
 - `tiny-taesd`: only a VAE, `AutoencoderTiny`.
 - `tiny-bf16-sharded`: only a UNet, that of `tiny-sd21` in bf16 and in three files with an index.
+- `tiny-xl`: what differs in Stable Diffusion XL: a second text encoder with a projection, whose tokenizer fills up with
+  `!`; a UNet with pooled texts and sizes; the scaling factor of its VAE, whose weights are those of `tiny-sd15`.
+- `tiny-turbo`: `tiny-xl` with the scheduler of its distilled kind: Euler ancestral, `trailing`.
+- `tiny-inpaint`, `tiny-xl-inpaint`: only a UNet of nine input channels, for `tiny-sd15` and `tiny-xl`.
+- `tiny-lcm`: a UNet that takes the guidance scale, for `tiny-sd15`, and the scheduler of its kind.
 
-A part without weights of its own has those of `tiny-sd15`: see `assemble`.
+A part without weights of its own has those of the model below, in the end `tiny-sd15`: see `assemble`.
 """
 
 import json
@@ -22,8 +27,18 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import golden
 
@@ -31,6 +46,15 @@ SD15_SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False,
     set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon", timestep_spacing="leading",
 )  # fmt: skip
+
+
+# As the base model has it.
+XL_SCHEDULER = dict(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, steps_offset=1,
+    prediction_type="epsilon", timestep_spacing="leading",
+)  # fmt: skip
+# What a model without files of its own is laid over, where that is not `tiny-sd15`.
+BELOW = {"tiny-xl-inpaint": "tiny-xl", "tiny-turbo": "tiny-xl"}
 
 
 def text_config(hidden_act):
@@ -41,11 +65,30 @@ def text_config(hidden_act):
     )  # fmt: skip
 
 
-def unet_sd15():
+def text_config_2():
+    return CLIPTextConfig(
+        vocab_size=4096, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        projection_dim=24, max_position_embeddings=77, hidden_act="gelu",
+        bos_token_id=4094, eos_token_id=4095, pad_token_id=0,
+    )  # fmt: skip
+
+
+def unet_sd15(**others):
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=2, norm_num_groups=8,
+        attention_head_dim=2, norm_num_groups=8, **others,
+    )  # fmt: skip
+
+
+def unet_xl(**others):
+    """Widths of 32 + 16 come from the text encoders; 24 pooled and six sizes of 8 are added to the time embedding."""
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=48,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), norm_num_groups=4, use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
+        **others,
     )  # fmt: skip
 
 
@@ -94,18 +137,29 @@ def randomise(model, seed, gain=1.0):
 
 
 def assemble(variant, target):
-    """Lay a whole model out in `target`: a part that has no weights of its own is that of `tiny-sd15` below its files."""
-    for kind in ("", "unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        for name in [variant] if list((golden.MODELS / variant / kind).glob("*.safetensors*")) else ["tiny-sd15", variant]:
-            (target / kind).mkdir(exist_ok=True)
-            for file in (golden.MODELS / name / kind).glob("*.*"):
-                shutil.copyfile(file, target / kind / file.name)
+    """Lay a whole model out in `target`: a part without weights of its own has those of the models below its files."""
+    layers = [variant]
+    while layers[0] != "tiny-sd15":
+        layers.insert(0, BELOW.get(layers[0], "tiny-sd15"))
+    for kind in ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"):
+        weighty = [name for name in layers if list((golden.MODELS / name / kind).glob("*.safetensors*"))]
+        first = layers.index(weighty[-1]) if weighty else 0
+        for name in layers[first:]:
+            if (golden.MODELS / name / kind).exists():
+                (target / kind).mkdir(exist_ok=True)
+                for file in (golden.MODELS / name / kind).glob("*.*"):
+                    shutil.copyfile(file, target / kind / file.name)
+    if (target / "tokenizer_2").exists():  # the words are the same
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copyfile(target / "tokenizer" / name, target / "tokenizer_2" / name)
 
 
 def pipeline(variant):
     """A whole tiny pipeline in float32."""
     with tempfile.TemporaryDirectory() as target:
         assemble(variant, Path(target))
+        if json.loads((Path(target) / "model_index.json").read_text())["_class_name"] == "StableDiffusionXLPipeline":
+            return DiffusionPipeline.from_pretrained(target, dtype=torch.float32, add_watermarker=False)
         return default_pipeline(target)
 
 
@@ -158,6 +212,37 @@ def main():
     write_index(taesd, index | {"vae": ["diffusers", "AutoencoderTiny"]})
     sharded = golden.MODELS / "tiny-bf16-sharded" / "unet"
     randomise(unet_sd21(), 6).bfloat16().save_pretrained(sharded, max_shard_size="90KB")
+    write_families(arguments.default_model, index)
+
+
+def write_families(default_model, index):
+    """What other families have that those above do not."""
+    xl = golden.MODELS / "tiny-xl"
+    write_tokenizer(default_model / "tokenizer", xl / "tokenizer_2", pad_token="!")
+    randomise(CLIPTextModelWithProjection(text_config_2()), 7).save_pretrained(xl / "text_encoder_2")
+    randomise(unet_xl(), 8).save_pretrained(xl / "unet")
+    (xl / "vae").mkdir()
+    scaled = json.loads((golden.MODELS / "tiny-sd15" / "vae" / "config.json").read_text()) | {"scaling_factor": 0.13025}
+    (xl / "vae" / "config.json").write_text(json.dumps(scaled, indent=2) + "\n")
+    EulerDiscreteScheduler(**XL_SCHEDULER).save_pretrained(xl / "scheduler")
+    second = {
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    dropped = ("safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder")
+    kept = {name: value for name, value in index.items() if name not in dropped}
+    kept |= second | {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    write_index(xl, kept | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]})
+    turbo = XL_SCHEDULER | dict(timestep_spacing="trailing")
+    EulerAncestralDiscreteScheduler(**turbo).save_pretrained(golden.MODELS / "tiny-turbo" / "scheduler")
+    write_index(golden.MODELS / "tiny-turbo", kept | {"scheduler": ["diffusers", "EulerAncestralDiscreteScheduler"]})
+
+    randomise(unet_sd15(in_channels=9), 9).save_pretrained(golden.MODELS / "tiny-inpaint" / "unet")
+    randomise(unet_xl(in_channels=9), 10).save_pretrained(golden.MODELS / "tiny-xl-inpaint" / "unet")
+    lcm = golden.MODELS / "tiny-lcm"
+    randomise(unet_sd15(time_cond_proj_dim=12), 11).save_pretrained(lcm / "unet")
+    LCMScheduler(**SD15_SCHEDULER).save_pretrained(lcm / "scheduler")
+    write_index(lcm, index | {"scheduler": ["diffusers", "LCMScheduler"]})
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ pub(crate) fn read_json<T: DeserializeOwned>(files: &dyn ModelFiles, path: &str)
 pub(crate) struct ModelIndex {
     #[serde(rename = "_class_name")]
     pub(crate) class_name: String,
+    /// Whether no negative prompt at all means zeros (SDXL).
+    #[serde(default = "yes")]
+    pub(crate) force_zeros_for_empty_prompt: bool,
+    /// Whether the pipeline asks for scores of beauty (SDXL's refiner).
+    #[serde(default)]
+    pub(crate) requires_aesthetics_score: bool,
     #[serde(flatten)]
     parts: BTreeMap<String, Value>,
 }
@@ -36,6 +42,11 @@ impl ModelIndex {
     pub(crate) fn class_of(&self, part: &str) -> Option<&str> {
         self.parts.get(part)?.as_array()?.get(1)?.as_str()
     }
+}
+
+/// The default of `force_zeros_for_empty_prompt` in diffusers' SDXL pipelines.
+fn yes() -> bool {
+    true
 }
 
 /// One number for all levels, or one for each.
@@ -88,6 +99,14 @@ pub(crate) struct UnetConfig {
     pub(crate) attention_head_dim: PerLevel,
     pub(crate) num_attention_heads: Option<PerLevel>,
     pub(crate) use_linear_projection: bool,
+    /// `text_time` in SDXL: the pooled text and the picture's sizes are added to the timestep's embedding.
+    pub(crate) addition_embed_type: Option<String>,
+    /// Sinusoids per size.
+    pub(crate) addition_time_embed_dim: Option<usize>,
+    /// Width of what `text_time` embeds, texts and sizes together.
+    pub(crate) projection_class_embeddings_input_dim: Option<usize>,
+    /// Width of the embedding of the guidance scale that a consistency model was distilled with.
+    pub(crate) time_cond_proj_dim: Option<usize>,
     #[serde(flatten)]
     rest: BTreeMap<String, Value>,
 }
@@ -125,19 +144,21 @@ impl Default for UnetConfig {
             attention_head_dim: PerLevel::One(8),
             num_attention_heads: None,
             use_linear_projection: false,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            time_cond_proj_dim: None,
             rest: BTreeMap::new(),
         }
     }
 }
 
 /// Settings of a UNet that the engine does not implement, each with the values that mean "not used".
-const UNET_UNUSED: [(&str, &[&str]); 22] = [
-    ("addition_embed_type", &["null"]),
+const UNET_UNUSED: [(&str, &[&str]); 20] = [
     ("class_embed_type", &["null"]),
     ("num_class_embeds", &["null"]),
     ("encoder_hid_dim", &["null"]),
     ("encoder_hid_dim_type", &["null"]),
-    ("time_cond_proj_dim", &["null"]),
     ("time_embedding_act_fn", &["null"]),
     ("timestep_post_act", &["null"]),
     ("cross_attention_norm", &["null"]),
@@ -180,6 +201,13 @@ impl UnetConfig {
         refuse_outside(label, "layers_per_block", self.layers_per_block.numbers(), 1..=DEEPEST)?;
         let depths = self.transformer_layers_per_block.numbers();
         refuse_outside(label, "transformer_layers_per_block", depths, 0..=DEEPEST)?;
+        for (name, width) in [
+            ("addition_time_embed_dim", self.addition_time_embed_dim),
+            ("projection_class_embeddings_input_dim", self.projection_class_embeddings_input_dim),
+            ("time_cond_proj_dim", self.time_cond_proj_dim),
+        ] {
+            refuse_outside(label, name, &[width.unwrap_or(1)], 1..=WIDEST)?;
+        }
         let levels = self.block_out_channels.len();
         if levels == 0 || self.down_block_types.len() != levels || self.up_block_types.len() != levels {
             return Err(LoadError::new(
@@ -301,6 +329,9 @@ pub(crate) struct TextConfig {
     pub(crate) max_position_embeddings: usize,
     pub(crate) hidden_act: String,
     pub(crate) layer_norm_eps: f64,
+    /// Width of the pooled state, where there is a projection.
+    pub(crate) projection_dim: usize,
+    pub(crate) eos_token_id: u32,
 }
 
 impl Default for TextConfig {
@@ -314,6 +345,8 @@ impl Default for TextConfig {
             max_position_embeddings: 77,
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
+            projection_dim: 512,
+            eos_token_id: 49407,
         }
     }
 }
@@ -323,6 +356,7 @@ impl TextConfig {
     pub(crate) fn check(&self, label: &str) -> Result<(), LoadError> {
         refuse_outside(label, "hidden_size", &[self.hidden_size], 1..=WIDEST)?;
         refuse_outside(label, "intermediate_size", &[self.intermediate_size], 1..=WIDEST)?;
+        refuse_outside(label, "projection_dim", &[self.projection_dim], 1..=WIDEST)?;
         refuse_outside(label, "num_hidden_layers", &[self.num_hidden_layers], 0..=DEEPEST)?;
         // Start, end, and at least one token between them.
         refuse_outside(label, "max_position_embeddings", &[self.max_position_embeddings], 3..=WIDEST)?;

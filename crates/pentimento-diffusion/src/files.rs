@@ -2,7 +2,10 @@
 //!
 //! Files are named by their path inside the model (`unet/config.json`), with `/` on every system.
 
-use crate::error::{LoadError, LoadErrorKind};
+use crate::{
+    error::{LoadError, LoadErrorKind},
+    weights::Weights,
+};
 use pentimento_kernels::MappedFile;
 use std::{io, ops::Deref, path::PathBuf, sync::Arc};
 
@@ -22,6 +25,14 @@ pub trait ModelFiles: Send + Sync {
     /// # Errors
     /// When the folder is there and cannot be read.
     fn list(&self, folder: &str) -> Result<Vec<String>, LoadError>;
+
+    /// The weights of the part in a folder of the model, where they lie elsewhere or under other names than diffusers'.
+    ///
+    /// # Errors
+    /// When they are there and cannot be read.
+    fn weights(&self, _folder: &str) -> Result<Option<Weights>, LoadError> {
+        Ok(None)
+    }
 }
 
 /// The bytes of a file, cheap to clone.
@@ -31,6 +42,14 @@ pub enum Bytes {
     Static(&'static [u8]),
     /// A mapped file.
     Mapped(Arc<MappedFile>),
+    /// Made in memory.
+    Made(Arc<[u8]>),
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Made(bytes.into())
+    }
 }
 
 impl Deref for Bytes {
@@ -40,6 +59,7 @@ impl Deref for Bytes {
         match self {
             Self::Static(bytes) => bytes,
             Self::Mapped(file) => file,
+            Self::Made(bytes) => bytes,
         }
     }
 }

@@ -1,23 +1,24 @@
 //! One request, from its fields to pixels.
 //!
-//! The order of random draws is part of the contract, as in diffusers: the noise of the input's posterior,
-//! the latent noise, for a repaint the noise of the masked input's posterior (which a 4-channel network has
-//! no use for), then the sampler's.
+//! The order of random draws is part of the contract, as in diffusers: the noise of the input's posterior (unless an
+//! inpainting network repaints at full strength, which never sees the whole input), the latent noise, for a repaint
+//! the noise of the masked input's posterior (which a network without inputs for it has no use for), then the
+//! sampler's.
 //! Source: diffusers' `StableDiffusionPipeline`, `…Img2ImgPipeline` and `…InpaintPipeline`.
 
 use crate::{
     canvas::Frame,
     error::LoadError,
     guidance::{Guidance, GuidedUnet},
-    latent_mask::KnownLatent,
+    latent_mask::{KnownLatent, MaskCells},
     model::{Model, Networks, Precision, precision_name},
     noise::Noise,
     pixels,
     plan::Plan,
     prompt,
     samplers::{self, StepEnd},
-    text::TextEncoder,
-    unet::Context,
+    text_encoders::TextEncoders,
+    unet::{Added, AddedInputs, Conditions, Context},
     vae::{Encoded, Vae},
 };
 use candle_core::Tensor;
@@ -137,6 +138,8 @@ struct Run<'a> {
 struct Start {
     x: Tensor,
     known: Option<KnownLatent>,
+    /// What an inpainting network is shown: the mask and the masked picture, `[1, 1 + C, h, w]`.
+    shown: Option<Tensor>,
 }
 
 impl Run<'_> {
@@ -151,10 +154,10 @@ impl Run<'_> {
         self.embed(&encoder)
     }
 
-    fn embed(&mut self, encoder: &TextEncoder) -> Result<prompt::Embedded, GenerateError> {
-        let guides = self.request.guidance_scale.guides();
+    fn embed(&mut self, encoders: &TextEncoders) -> Result<prompt::Embedded, GenerateError> {
+        let guides = self.guidance().is_some();
         let mut between = || part(self.progress);
-        prompt::embed(&self.model.tokenizer, encoder, &self.request.prompts, guides, &mut between)
+        prompt::embed(&self.model.reader(encoders), &self.request.prompts, guides, &mut between)
     }
 
     /// The input as it is, where no step would change it.
@@ -197,41 +200,85 @@ impl Run<'_> {
         self.finish_pixels(picture)
     }
 
-    fn start_from_noise(&self, noise: &mut Noise) -> Result<Start, GenerateError> {
+    fn start_from_noise(&mut self, noise: &mut Noise) -> Result<Start, GenerateError> {
         let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
         let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
-        Ok(Start { x, known: None })
+        Ok(Start { x, known: None, shown: self.shown(None, noise)? })
     }
 
     fn start_from(&mut self, input: &Input, noise: &mut Noise) -> Result<Start, GenerateError> {
         enter(self.progress, Stage::Encode)?;
-        let draws_so_far = noise.clone();
-        let mut clean = encode_picture(&self.model.networks.vae, &input.picture, noise).map_err(internal)?;
-        if !pixels::is_finite(&clean).map_err(internal)? {
-            *noise = draws_so_far;
-            let networks = self.again_in_f32("the encoding")?;
-            clean = encode_picture(&networks.vae, &input.picture, noise).map_err(internal)?;
+        let inpaints = self.model.networks.inpaints();
+        if inpaints && input.starts_from_noise(&self.plan) {
+            let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
+            let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
+            return Ok(Start { x, known: None, shown: self.shown(Some(input), noise)? });
         }
-        self.start_at(input, clean, noise).map_err(internal)
+        let pixels = pixels::to_tensor(&input.picture).map_err(internal)?;
+        let clean = self.encode(&pixels, noise)?;
+        let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
+        let x = self.noised(input, &clean, &drawn).map_err(internal)?;
+        if inpaints {
+            return Ok(Start { x, known: None, shown: self.shown(Some(input), noise)? });
+        }
+        let known = self.known(input, clean, drawn, noise).map_err(internal)?;
+        Ok(Start { x, known, shown: None })
     }
 
-    fn start_at(&self, input: &Input, clean: Tensor, noise: &mut Noise) -> candle_core::Result<Start> {
-        let drawn = noise.draw(&self.latent_shape())?;
+    fn noised(&self, input: &Input, clean: &Tensor, drawn: &Tensor) -> candle_core::Result<Tensor> {
         let level = self.plan.path.level(0);
-        let x = match input.starts_from_noise(&self.plan) {
-            true => (&drawn * self.plan.initial_deviation)?,
-            false => ((&clean * level.signal)? + (&drawn * level.noise)?)?,
+        match input.starts_from_noise(&self.plan) {
+            true => drawn * self.plan.initial_deviation,
+            false => (clean * level.signal)? + (drawn * level.noise)?,
+        }
+    }
+
+    fn known(
+        &self,
+        input: &Input,
+        clean: Tensor,
+        drawn: Tensor,
+        noise: &mut Noise,
+    ) -> candle_core::Result<Option<KnownLatent>> {
+        let Some(mask) = &input.mask else { return Ok(None) };
+        if self.model.networks.vae.has_posterior() {
+            noise.draw(&self.latent_shape())?;
+        }
+        KnownLatent::new(mask, clean, drawn).map(Some)
+    }
+
+    /// What an inpainting network is shown of the input; without a mask all is to be painted, and nothing is known.
+    fn shown(&mut self, input: Option<&Input>, noise: &mut Noise) -> Result<Option<Tensor>, GenerateError> {
+        if !self.model.networks.inpaints() {
+            return Ok(None);
+        }
+        let [_, _, height, width] = self.latent_shape();
+        let cells = match input.and_then(|input| input.mask.as_ref()) {
+            Some(mask) => MaskCells::of(mask, height, width),
+            None => MaskCells::all_painted(height, width),
         };
-        let known = match &input.mask {
-            Some(mask) => {
-                if self.model.networks.vae.has_posterior() {
-                    noise.draw(&self.latent_shape())?;
-                }
-                Some(KnownLatent::new(mask, clean, drawn)?)
-            }
-            None => None,
+        let factor = self.model.limits.factor as usize;
+        let known = cells.known_pixels(factor).map_err(internal)?;
+        let pixels = match input {
+            Some(input) => pixels::to_tensor(&input.picture).and_then(|pixels| pixels.broadcast_mul(&known)),
+            None => known.broadcast_as((1, 3, height * factor, width * factor)),
         };
-        Ok(Start { x, known })
+        let masked = self.encode(&pixels.map_err(internal)?, noise)?;
+        let painted = cells.painted().map_err(internal)?;
+        // [1, 1, h, w] and [1, C, h, w] -> [1, 1 + C, h, w]
+        Tensor::cat(&[painted, masked], 1).map(Some).map_err(internal)
+    }
+
+    /// Draws the latents of a picture `[1, 3, H, W]` as the network sees them.
+    fn encode(&mut self, pixels: &Tensor, noise: &mut Noise) -> Result<Tensor, GenerateError> {
+        let draws_so_far = noise.clone();
+        let latents = encode_pixels(&self.model.networks.vae, pixels, noise).map_err(internal)?;
+        if pixels::is_finite(&latents).map_err(internal)? {
+            return Ok(latents);
+        }
+        *noise = draws_so_far;
+        let networks = self.again_in_f32("the encoding")?;
+        encode_pixels(&networks.vae, pixels, noise).map_err(internal)
     }
 
     fn sample(
@@ -242,9 +289,14 @@ impl Run<'_> {
         mut noise: Noise,
     ) -> Result<Tensor, GenerateError> {
         let guidance = self.guidance();
-        let context = bind_prompts(networks, prompts).map_err(internal)?;
-        let mut denoise =
-            GuidedUnet { unet: &networks.unet, context: &context, schedule: &self.model.schedule, guidance };
+        let (context, added) = self.bind_prompts(networks, prompts).map_err(internal)?;
+        let mut denoise = GuidedUnet {
+            unet: &networks.unet,
+            conditions: Conditions { context: &context, added: added.as_ref() },
+            shown: start.shown.as_ref(),
+            schedule: &self.model.schedule,
+            guidance,
+        };
         let shape = self.latent_shape();
         let mut draw = || noise.draw(&shape);
         let mut cancelled = false;
@@ -270,9 +322,34 @@ impl Run<'_> {
         }
     }
 
+    /// What the prompts, the sizes and the guidance scale are to the network: with guidance both halves as one batch,
+    /// negative first.
+    fn bind_prompts(
+        &self,
+        networks: &Networks,
+        prompts: &prompt::Embedded,
+    ) -> candle_core::Result<(Context, Option<Added>)> {
+        let prompt::Embedded { positive, negative, reports: _ } = prompts;
+        let halves: Vec<_> = negative.iter().chain([positive]).collect();
+        let contexts: Vec<_> = halves.iter().map(|half| &half.context).collect();
+        let pooled: Option<Vec<_>> = halves.iter().map(|half| half.pooled.as_ref()).collect();
+        let pooled = pooled.map(|pooled| Tensor::cat(&pooled, 0)).transpose()?;
+        let work = self.plan.frame.work;
+        let (height, width) = (work.height() as f32, work.width() as f32);
+        let inputs = AddedInputs {
+            pooled: pooled.as_ref(),
+            // diffusers' defaults: an original of the size asked for, not cropped.
+            sizes: [height, width, 0.0, 0.0, height, width],
+            guidance_scale: f64::from(self.request.guidance_scale.get()),
+        };
+        Ok((networks.unet.context(&Tensor::cat(&contexts, 0)?)?, networks.unet.added(&inputs)?))
+    }
+
+    /// Guidance by a second half, where it is asked for and the network does not know the scale by itself.
     fn guidance(&self) -> Option<Guidance> {
         let scale = self.request.guidance_scale;
-        scale.guides().then(|| Guidance {
+        let guides = scale.guides() && !self.model.networks.unet.knows_guidance();
+        guides.then(|| Guidance {
             scale: f64::from(scale.get()),
             rescale: f64::from(self.request.guidance_rescale),
         })
@@ -371,8 +448,8 @@ impl Run<'_> {
 }
 
 /// Draws the latents of a picture as the network sees them.
-fn encode_picture(vae: &Vae, picture: &Picture, noise: &mut Noise) -> candle_core::Result<Tensor> {
-    let latents = match vae.encode(&pixels::to_tensor(picture)?)? {
+fn encode_pixels(vae: &Vae, pixels: &Tensor, noise: &mut Noise) -> candle_core::Result<Tensor> {
+    let latents = match vae.encode(pixels)? {
         Encoded::Posterior { mean, log_variance } => {
             let deviation = (log_variance * 0.5)?.exp()?;
             (&mean + (deviation * noise.draw(mean.dims())?)?)?
@@ -380,14 +457,6 @@ fn encode_picture(vae: &Vae, picture: &Picture, noise: &mut Noise) -> candle_cor
         Encoded::Latents(latents) => latents,
     };
     vae.scale(&latents)
-}
-
-/// Keys and values of the prompts: with guidance both halves as one batch, negative first.
-fn bind_prompts(networks: &Networks, prompts: &prompt::Embedded) -> candle_core::Result<Context> {
-    match &prompts.negative {
-        Some(negative) => networks.unet.context(&Tensor::cat(&[negative, &prompts.positive], 0)?),
-        None => networks.unet.context(&prompts.positive),
-    }
 }
 
 /// An opaque picture with the alpha of another one, if that has any.

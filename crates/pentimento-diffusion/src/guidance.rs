@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::{
     samplers::Denoise,
     schedule::{NoiseLevel, NoiseSchedule, Prediction},
-    unet::{Conditions, Context, Unet},
+    unet::{Conditions, Unet},
 };
 use candle_core::Tensor;
 
@@ -25,7 +25,9 @@ pub(crate) struct Guidance {
 pub(crate) struct GuidedUnet<'a> {
     pub(crate) unet: &'a Unet,
     /// Of the negative and the positive prompts, or of the positive ones alone where `guidance` is `None`.
-    pub(crate) context: &'a Context,
+    pub(crate) conditions: Conditions<'a>,
+    /// What an inpainting network is shown behind the latent: the mask and the masked picture, `[1, 1 + C, h, w]`.
+    pub(crate) shown: Option<&'a Tensor>,
     pub(crate) schedule: &'a NoiseSchedule,
     pub(crate) guidance: Option<Guidance>,
 }
@@ -46,12 +48,16 @@ impl Denoise for GuidedUnet<'_> {
 
 impl GuidedUnet<'_> {
     fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
-        let conditions = Conditions::of(self.context);
+        let x = match self.shown {
+            // [1, C, h, w] and [1, 1 + C, h, w] -> [1, 1 + 2·C, h, w]
+            Some(shown) => &Tensor::cat(&[x, shown], 1)?,
+            None => x,
+        };
         let Some(guidance) = self.guidance else {
-            return self.unet.forward(x, timestep, &conditions);
+            return self.unet.forward(x, timestep, &self.conditions);
         };
         // [1, C, h, w] -> [2, C, h, w]
-        let both = self.unet.forward(&Tensor::cat(&[x, x], 0)?, timestep, &conditions)?;
+        let both = self.unet.forward(&Tensor::cat(&[x, x], 0)?, timestep, &self.conditions)?;
         guidance.combine(&both.narrow(0, 0, 1)?, &both.narrow(0, 1, 1)?)
     }
 }

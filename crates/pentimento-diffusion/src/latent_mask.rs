@@ -3,7 +3,8 @@
 //! Shapes: a mask in pixels becomes one value per latent cell, the largest of the pixels that the cell
 //! covers, so that no painted pixel is lost. A cell of value m (0 to 1) takes part in the last m share of the
 //! steps; before that, and where m is 0, the known latent is put back after every step at that step's noise
-//! level, as diffusers' inpainting does with a 4-channel network.
+//! level, as diffusers' inpainting does with a 4-channel network. A network for inpainting is shown the mask and what is
+//! known instead: there every cell that is painted at all is new, and grey is left to the compositing in pixels.
 //! Source: Lugmayr et al. 2022 (re-imposition); Levin & Fried 2023 (a threshold per step for grey).
 
 use crate::error::Result;
@@ -42,6 +43,44 @@ impl KnownLatent {
         let known = ((&self.clean * level.signal)? + (&self.noise * level.noise)?)?;
         let kept = known.broadcast_mul(&(1.0 - &free)?)?;
         kept + x.broadcast_mul(&free)?
+    }
+}
+
+/// A mask on the latent grid, for networks that are shown it.
+pub(crate) struct MaskCells {
+    /// Whether a cell is painted at all, row by row.
+    painted: Vec<bool>,
+    shape: (usize, usize),
+}
+
+impl MaskCells {
+    /// Of a mask that covers the picture at any scale.
+    pub(crate) fn of(mask: &Mask, height: usize, width: usize) -> Self {
+        let painted = pool(mask, height, width).into_iter().map(|value| value > 0).collect();
+        Self { painted, shape: (height, width) }
+    }
+
+    /// A mask that leaves nothing as it is.
+    pub(crate) fn all_painted(height: usize, width: usize) -> Self {
+        Self { painted: vec![true; height * width], shape: (height, width) }
+    }
+
+    /// 1 where cells are painted, `[1, 1, h, w]`.
+    pub(crate) fn painted(&self) -> Result<Tensor> {
+        self.plane(true)
+    }
+
+    /// 1 for the pixels of cells that are not painted, `[1, 1, h·factor, w·factor]`.
+    pub(crate) fn known_pixels(&self, factor: usize) -> Result<Tensor> {
+        let (height, width) = self.shape;
+        self.plane(false)?.upsample_nearest2d(height * factor, width * factor)
+    }
+
+    fn plane(&self, painted: bool) -> Result<Tensor> {
+        let (height, width) = self.shape;
+        let values: Vec<f32> =
+            self.painted.iter().map(|cell| f32::from(u8::from(*cell == painted))).collect();
+        Tensor::from_vec(values, (1, 1, height, width), &Device::Cpu)
     }
 }
 

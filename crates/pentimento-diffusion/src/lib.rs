@@ -26,7 +26,10 @@ mod preview;
 mod prompt;
 mod samplers;
 mod schedule;
+mod single_file;
+mod source;
 mod text;
+mod text_encoders;
 mod tokenizer;
 mod unet;
 mod vae;
@@ -40,3 +43,8 @@ mod goldens;
 pub use error::{LoadError, LoadErrorKind};
 pub use files::{Bytes, Embedded, Folder, ModelFiles};
 pub use model::{LoadOptions, Model, ModelSummary, Part, Precision};
+pub use single_file::{SingleFile, WithVae};
+pub use weights::Weights;
+
+/// Notices that have to travel with the engine: of the tokenizer that it carries.
+pub const NOTICE: &str = single_file::TOKENIZER_NOTICE;

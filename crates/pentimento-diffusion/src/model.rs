@@ -8,9 +8,10 @@ use crate::{
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
     preview::LatentColours,
+    prompt::Reader,
     samplers,
     schedule::NoiseSchedule,
-    text::TextEncoder,
+    text_encoders::{TextEncoders, TextPart},
     tokenizer::Tokenizer,
     unet::Unet,
     vae::Vae,
@@ -65,8 +66,9 @@ pub struct Part {
 /// A model in memory, ready to draw. Requests may run one after the other or side by side; none changes it.
 pub struct Model {
     pub(crate) options: LoadOptions,
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) text: TextEncoder,
+    /// One for each text encoder.
+    pub(crate) tokenizers: Vec<Tokenizer>,
+    pub(crate) text: TextEncoders,
     pub(crate) networks: Networks,
     pub(crate) schedule: NoiseSchedule,
     pub(crate) limits: canvas::Limits,
@@ -82,19 +84,31 @@ pub struct Model {
 pub(crate) struct Networks {
     pub(crate) unet: Unet,
     pub(crate) vae: Vae,
+    /// What an inpainting UNet takes beside the latents.
+    extra_channels: usize,
+}
+
+impl Networks {
+    /// Whether the UNet is shown a mask and the masked picture.
+    pub(crate) fn inpaints(&self) -> bool {
+        self.extra_channels > 0
+    }
 }
 
 /// A model's configurations, and how messages name their files.
 struct Configs {
-    text: TextConfig,
+    class: PipelineClass,
+    /// Of one text encoder, or of two.
+    texts: Vec<TextConfig>,
     unet: UnetConfig,
     vae: VaeConfig,
     scheduler: SchedulerConfig,
+    zeros_for_empty: bool,
     labels: Labels,
 }
 
 struct Labels {
-    text: String,
+    texts: Vec<String>,
     unet: String,
     vae: String,
     scheduler: String,
@@ -102,27 +116,72 @@ struct Labels {
 
 /// A model's weight files; mapped, so keeping them costs no memory.
 struct PartWeights {
-    text: Weights,
+    texts: Vec<Weights>,
     unet: Weights,
     vae: Weights,
 }
 
+/// What diffusers' pipelines of a class have in common here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PipelineClass {
+    /// One text encoder: Stable Diffusion 1.x and 2.x.
+    Plain,
+    /// The same, distilled to few steps.
+    LatentConsistency,
+    /// Two text encoders and pooled texts: Stable Diffusion XL.
+    Xl,
+}
+
+impl PipelineClass {
+    fn of(class: &str) -> Option<Self> {
+        match class {
+            "StableDiffusionPipeline"
+            | "StableDiffusionImg2ImgPipeline"
+            | "StableDiffusionInpaintPipeline" => Some(Self::Plain),
+            "LatentConsistencyModelPipeline" | "LatentConsistencyModelImg2ImgPipeline" => {
+                Some(Self::LatentConsistency)
+            }
+            "StableDiffusionXLPipeline"
+            | "StableDiffusionXLImg2ImgPipeline"
+            | "StableDiffusionXLInpaintPipeline" => Some(Self::Xl),
+            _ => None,
+        }
+    }
+
+    /// The text encoders' folders, the tokenizers' beside them, and the class in `model_index.json`.
+    fn text_parts(self) -> &'static [TextFolders] {
+        match self {
+            Self::Plain | Self::LatentConsistency => &TEXT_FOLDERS[..1],
+            Self::Xl => &TEXT_FOLDERS,
+        }
+    }
+}
+
+/// Where a text encoder lies.
+struct TextFolders {
+    encoder: &'static str,
+    tokenizer: &'static str,
+    class: &'static str,
+}
+
+const TEXT_FOLDERS: [TextFolders; 2] = [
+    TextFolders { encoder: "text_encoder", tokenizer: "tokenizer", class: "CLIPTextModel" },
+    TextFolders { encoder: "text_encoder_2", tokenizer: "tokenizer_2", class: "CLIPTextModelWithProjection" },
+];
+
 const UNET_CONFIG: &str = "unet/config.json";
 const VAE_CONFIG: &str = "vae/config.json";
-const TEXT_CONFIG: &str = "text_encoder/config.json";
 const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
 
 impl Configs {
     fn read(files: &dyn ModelFiles) -> Result<Self, LoadError> {
         let index: ModelIndex = read_json(files, "model_index.json")?;
         let label = files.describe("model_index.json");
-        // The pipelines that diffusers saves for models of this class.
-        let known =
-            ["StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"];
-        if !known.contains(&index.class_name.as_str()) {
-            return Err(unsupported(&label, "_class_name", &index.class_name));
-        }
-        for (part, class) in [("unet", "UNet2DConditionModel"), ("text_encoder", "CLIPTextModel")] {
+        let class = PipelineClass::of(&index.class_name)
+            .ok_or_else(|| unsupported(&label, "_class_name", &index.class_name))?;
+        refuse_refiner(class, &index, &label)?;
+        let text_classes = class.text_parts().iter().map(|part| (part.encoder, part.class));
+        for (part, class) in text_classes.chain([("unet", "UNet2DConditionModel")]) {
             match index.class_of(part) {
                 Some(found) if found == class => {}
                 found => return Err(unsupported(&label, part, found.unwrap_or("null"))),
@@ -132,13 +191,18 @@ impl Configs {
         if vae.class_name.is_empty() {
             vae.class_name = index.class_of("vae").unwrap_or("AutoencoderKL").to_owned();
         }
+        let text_paths: Vec<_> =
+            class.text_parts().iter().map(|part| format!("{}/config.json", part.encoder)).collect();
+        let texts = text_paths.iter().map(|path| read_json(files, path));
         Ok(Self {
-            text: read_json(files, TEXT_CONFIG)?,
+            class,
+            texts: texts.collect::<Result<_, _>>()?,
             unet: read_json(files, UNET_CONFIG)?,
             vae,
-            scheduler: as_pipelines_use_it(read_json(files, SCHEDULER_CONFIG)?),
+            scheduler: as_pipelines_use_it(read_json(files, SCHEDULER_CONFIG)?, class),
+            zeros_for_empty: class == PipelineClass::Xl && index.force_zeros_for_empty_prompt,
             labels: Labels {
-                text: files.describe(TEXT_CONFIG),
+                texts: text_paths.iter().map(|path| files.describe(path)).collect(),
                 unet: files.describe(UNET_CONFIG),
                 vae: files.describe(VAE_CONFIG),
                 scheduler: files.describe(SCHEDULER_CONFIG),
@@ -150,22 +214,47 @@ impl Configs {
     fn check(&self) -> Result<(), LoadError> {
         let latent = self.vae.latent_channels;
         let (inputs, outputs) = (self.unet.in_channels, self.unet.out_channels);
-        if inputs != latent || outputs != latent {
+        // An inpainting network takes a mask and the latents of the masked picture too.
+        if ![latent, 2 * latent + 1].contains(&inputs) || outputs != latent {
             let channels = format!("{inputs} -> {outputs} with a VAE of {latent} latent channels");
             return Err(unsupported(&self.labels.unet, "in_channels", &channels));
         }
-        let hidden = self.text.hidden_size;
+        let malformed = |message: String| Err(LoadError::new(LoadErrorKind::Malformed, message));
+        let unet = &self.labels.unet;
+        let hidden: usize = self.texts.iter().map(|text| text.hidden_size).sum();
         let widths = self.unet.cross_attention_dim.numbers();
         if widths.iter().any(|width| *width != hidden) {
-            return Err(LoadError::new(
-                LoadErrorKind::Malformed,
-                format!(
-                    "{}: cross_attention_dim is {widths:?}, but the text encoder's states are {hidden} wide",
-                    self.labels.unet
-                ),
+            return malformed(format!(
+                "{unet}: cross_attention_dim is {widths:?}, but the text encoder's states are {hidden} wide"
             ));
         }
-        Ok(())
+        match (self.class, self.unet.addition_embed_type.as_deref()) {
+            (PipelineClass::Xl, Some("text_time")) => {}
+            (PipelineClass::Plain | PipelineClass::LatentConsistency, None) => return Ok(()),
+            (_, found) => return Err(unsupported(unet, "addition_embed_type", found.unwrap_or("null"))),
+        }
+        let pooled = self.texts.last().map_or(0, |text| text.projection_dim);
+        let sizes = self.unet.addition_time_embed_dim.unwrap_or_default();
+        let expected = pooled.saturating_add(sizes.saturating_mul(6));
+        match self.unet.projection_class_embeddings_input_dim {
+            Some(width) if width == expected => Ok(()),
+            found => malformed(format!(
+                "{unet}: projection_class_embeddings_input_dim is {found:?}, but {expected} come in: a pooled text of {pooled} \
+                 and six sizes of {sizes}"
+            )),
+        }
+    }
+
+    /// The family in words.
+    fn family(&self) -> String {
+        let version = match self.class {
+            PipelineClass::Xl => "XL",
+            _ if self.unet.use_linear_projection => "2.x",
+            _ => "1.x",
+        };
+        let inpainting = if self.unet.in_channels > self.unet.out_channels { ", inpainting" } else { "" };
+        let distilled = if self.unet.time_cond_proj_dim.is_some() { ", latent consistency" } else { "" };
+        format!("Stable Diffusion {version}{inpainting}{distilled}")
     }
 
     fn native_size(&self) -> Result<Size, LoadError> {
@@ -186,19 +275,23 @@ impl Configs {
 }
 
 impl PartWeights {
-    fn open(files: &dyn ModelFiles) -> Result<Self, LoadError> {
+    fn open(files: &dyn ModelFiles, class: PipelineClass) -> Result<Self, LoadError> {
+        let texts = class.text_parts().iter().map(|part| Weights::open(files, part.encoder, "model"));
         Ok(Self {
-            text: Weights::open(files, "text_encoder", "model")?,
+            texts: texts.collect::<Result<_, _>>()?,
             unet: Weights::open(files, "unet", "diffusion_pytorch_model")?,
             vae: Weights::open(files, "vae", "diffusion_pytorch_model")?,
         })
     }
 
-    /// SHA-256 over the bytes of the weight files: text encoder, UNet, VAE.
+    /// SHA-256 over the bytes of the weight files: text encoders, UNet, VAE; files that hold several count once.
     fn hash(&self) -> String {
         let mut hash = Sha256::new();
-        for part in [&self.text, &self.unet, &self.vae] {
-            part.hash_into(&mut hash);
+        let parts: Vec<_> = self.texts.iter().chain([&self.unet, &self.vae]).collect();
+        for (index, part) in parts.iter().enumerate() {
+            if !parts[..index].iter().any(|before| before.shares_files_with(part)) {
+                part.hash_into(&mut hash);
+            }
         }
         crate::generate::hex(&hash.finalize())
     }
@@ -214,11 +307,12 @@ impl Model {
         configs.check()?;
         let native = configs.native_size()?;
         let schedule = NoiseSchedule::new(&configs.scheduler, &configs.labels.scheduler)?;
-        let weights = PartWeights::open(files)?;
-        let tokenizer = Tokenizer::load(files)?;
-        let text_scope = Scope::root(&weights.text, options.precision);
-        let text = TextEncoder::load(&text_scope, &configs.text, &configs.labels.text)?;
-        text.check_vocabulary(tokenizer.largest_id(), &files.describe("tokenizer/vocab.json"))?;
+        let weights = PartWeights::open(files, configs.class)?;
+        let tokenizers = tokenizers(files, configs.class)?;
+        let text = bind_texts(&configs, &weights, options.precision)?;
+        for (tower, part) in text.towers(&tokenizers).iter().zip(configs.class.text_parts()) {
+            tower.check_vocabulary(&files.describe(&format!("{}/vocab.json", part.tokenizer)))?;
+        }
         // Hashing reads every byte; beside it the networks are bound.
         let (networks, hash) = rayon::join(|| bind(&configs, &weights, options.precision), || weights.hash());
         Ok(Self {
@@ -230,7 +324,7 @@ impl Model {
             own_sampler: own_sampler(&configs.scheduler.class_name),
             networks: networks?,
             options,
-            tokenizer,
+            tokenizers,
             text,
             schedule,
             colours: OnceLock::new(),
@@ -247,23 +341,23 @@ impl Model {
     pub fn inspect(files: &dyn ModelFiles) -> Result<ModelSummary, LoadError> {
         let configs = Configs::read(files)?;
         let schedule = NoiseSchedule::new(&configs.scheduler, &configs.labels.scheduler)?;
-        let weights = PartWeights::open(files)?;
+        let weights = PartWeights::open(files, configs.class)?;
         let part = |name: &str, class: &str, weights: &Weights| {
             let (parameters, dtypes) = weights.summary();
             Part { name: name.to_owned(), class: class.to_owned(), parameters, dtypes }
         };
-        let family = if configs.unet.use_linear_projection { "2.x" } else { "1.x" };
+        let texts = configs.class.text_parts().iter().zip(&weights.texts);
+        let mut parts: Vec<_> =
+            texts.map(|(folders, weights)| part(folders.encoder, folders.class, weights)).collect();
+        parts.push(part("unet", "UNet2DConditionModel", &weights.unet));
+        parts.push(part("vae", &configs.vae.class_name, &weights.vae));
         let zero_snr = if schedule.has_zero_terminal_snr() { ", zero terminal SNR" } else { "" };
         Ok(ModelSummary {
-            family: format!("Stable Diffusion {family}"),
+            family: configs.family(),
             native_size: configs.native_size()?,
             prediction: schedule.prediction.name().to_owned(),
             scheduler: format!("{}, {}{zero_snr}", configs.scheduler.class_name, schedule.spacing),
-            parts: vec![
-                part("text_encoder", "CLIPTextModel", &weights.text),
-                part("unet", "UNet2DConditionModel", &weights.unet),
-                part("vae", &configs.vae.class_name, &weights.vae),
-            ],
+            parts,
         })
     }
 
@@ -283,9 +377,14 @@ impl Model {
     }
 
     /// The text encoder again in f32, when it overflowed in a lower precision.
-    pub(crate) fn text_in_f32(&self) -> Result<TextEncoder, LoadError> {
-        let scope = Scope::root(&self.weights.text, Precision::F32);
-        TextEncoder::load(&scope, &self.configs.text, &self.configs.labels.text)
+    pub(crate) fn text_in_f32(&self) -> Result<TextEncoders, LoadError> {
+        bind_texts(&self.configs, &self.weights, Precision::F32)
+    }
+
+    /// What reads prompts, with these encoders: the model's own, or the same in f32.
+    pub(crate) fn reader<'a>(&'a self, encoders: &'a TextEncoders) -> Reader<'a> {
+        let towers = encoders.towers(&self.tokenizers);
+        Reader { towers, zeros_for_empty: self.configs.zeros_for_empty }
     }
 
     /// The networks again in f32, for a stage that overflowed in a lower precision.
@@ -314,13 +413,44 @@ fn bind(configs: &Configs, weights: &PartWeights, precision: Precision) -> Resul
     Ok(Networks {
         unet: Unet::load(&scope(&weights.unet), &configs.unet, &configs.labels.unet)?,
         vae: Vae::load(&scope(&weights.vae), &configs.vae, &configs.labels.vae)?,
+        extra_channels: configs.unet.in_channels - configs.unet.out_channels,
     })
 }
 
-/// diffusers' Stable Diffusion pipelines overrule two settings of old configurations when they are built, so
-/// a picture never depends on them: see `StableDiffusionPipeline.__init__`.
-fn as_pipelines_use_it(config: SchedulerConfig) -> SchedulerConfig {
-    SchedulerConfig { steps_offset: 1, clip_sample: Some(false), ..config }
+fn bind_texts(
+    configs: &Configs,
+    weights: &PartWeights,
+    precision: Precision,
+) -> Result<TextEncoders, LoadError> {
+    let parts = configs.texts.iter().zip(&weights.texts).zip(&configs.labels.texts);
+    let parts: Vec<_> = parts.map(|((config, weights), label)| TextPart { config, weights, label }).collect();
+    TextEncoders::load(&parts, precision)
+}
+
+/// The tokenizers of all text encoders.
+fn tokenizers(files: &dyn ModelFiles, class: PipelineClass) -> Result<Vec<Tokenizer>, LoadError> {
+    class.text_parts().iter().map(|part| Tokenizer::load(files, part.tokenizer)).collect()
+}
+
+/// SDXL's refiner draws nothing from noise alone and takes other conditions.
+fn refuse_refiner(class: PipelineClass, index: &ModelIndex, label: &str) -> Result<(), LoadError> {
+    let refiner = index.requires_aesthetics_score || index.class_of("text_encoder").is_none();
+    match class == PipelineClass::Xl && refiner {
+        true => Err(LoadError::new(
+            LoadErrorKind::Unsupported,
+            format!("{label}: this is the refiner of Stable Diffusion XL, which this engine does not run"),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// diffusers' pipelines of one class overrule two settings of old configurations when they are built, so a picture
+/// never depends on them: see `StableDiffusionPipeline.__init__`.
+fn as_pipelines_use_it(config: SchedulerConfig, class: PipelineClass) -> SchedulerConfig {
+    match class {
+        PipelineClass::Plain => SchedulerConfig { steps_offset: 1, clip_sample: Some(false), ..config },
+        PipelineClass::LatentConsistency | PipelineClass::Xl => config,
+    }
 }
 
 /// The sampler that a scheduler class stands for, where this engine has it.

@@ -1,16 +1,15 @@
 //! Prompts to the context that steers the network.
 //!
-//! Shapes: a chunk is 77 tokens, a context `[1, 77·chunks, hidden]`. Texts of one sign are blended by the
+//! Shapes: a chunk is 77 tokens, a context `[1, 77·chunks, hidden]`; a pooled state is that of the first chunk. Texts of one sign are blended by the
 //! mean of their contexts weighted with `|weight|`; a text of weight 0 counts for nothing, a sign without
-//! texts is the empty prompt. Where halves or texts have unequal numbers of chunks, the shorter is filled
+//! texts is the empty prompt (zeros for the negative one, where the model says so). Where halves or texts have unequal numbers of chunks, the shorter is filled
 //! with chunks of the empty prompt.
 
 use crate::{
     error::{LoadError, Result},
     generate::internal,
     pixels,
-    text::TextEncoder,
-    tokenizer::Tokenizer,
+    text_encoders::{TextStates, Tower},
 };
 use candle_core::Tensor;
 use pentimento_request::{ErrorKind, GenerateError, Prompt, PromptReport};
@@ -18,9 +17,9 @@ use pentimento_request::{ErrorKind, GenerateError, Prompt, PromptReport};
 /// Both halves of a request's prompts.
 pub(crate) struct Embedded {
     /// Of the prompts with positive weights.
-    pub(crate) positive: Tensor,
+    pub(crate) positive: TextStates,
     /// Of the prompts with negative weights, where they are looked at.
-    pub(crate) negative: Option<Tensor>,
+    pub(crate) negative: Option<TextStates>,
     /// How the prompts were read, in their order.
     pub(crate) reports: Vec<PromptReport>,
 }
@@ -28,12 +27,21 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Whether all values of both halves are finite.
     pub(crate) fn is_finite(&self) -> Result<bool> {
-        let negative = self.negative.as_ref().map_or(Ok(true), pixels::is_finite)?;
-        Ok(negative && pixels::is_finite(&self.positive)?)
+        let halves = self.negative.iter().chain([&self.positive]);
+        let mut tensors = halves.flat_map(|states| states.pooled.iter().chain([&states.context]));
+        tensors.try_fold(true, |finite, tensor| Ok(finite && pixels::is_finite(tensor)?))
     }
 }
 
-/// A prompt as framed chunks of ids.
+/// A model's means of reading prompts.
+pub(crate) struct Reader<'a> {
+    /// Its text encoders, side by side.
+    pub(crate) towers: Vec<Tower<'a>>,
+    /// Whether no negative prompt at all means zeros, not the empty prompt.
+    pub(crate) zeros_for_empty: bool,
+}
+
+/// A prompt as chunks of ids, without start and end.
 struct Read {
     chunks: Vec<Vec<u32>>,
     report: PromptReport,
@@ -42,30 +50,42 @@ struct Read {
 /// Reads all prompts and encodes those that count: without guidance (`guides`) the negative ones do not.
 /// `between` is called before each chunk, and its error ends the work: sixty-four long texts take a while.
 pub(crate) fn embed(
-    tokenizer: &Tokenizer,
-    encoder: &TextEncoder,
+    reader: &Reader,
     prompts: &[Prompt],
     guides: bool,
     between: &mut dyn FnMut() -> Result<(), GenerateError>,
 ) -> Result<Embedded, GenerateError> {
-    let reads = prompts
-        .iter()
-        .map(|prompt| read(tokenizer, encoder.length(), prompt))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))?;
+    let reads = |tower: &Tower| -> Result<Vec<Read>, GenerateError> {
+        let reads = prompts.iter().map(|prompt| read(*tower, prompt)).collect::<Result<Vec<_>, _>>();
+        reads.map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))
+    };
+    let readings = reader.towers.iter().map(reads).collect::<Result<Vec<_>, _>>()?;
     let counts = |read: &&Read| read.report.weight > 0.0 || (guides && read.report.weight < 0.0);
-    let count = reads.iter().filter(counts).map(|read| read.chunks.len()).max().unwrap_or(1);
-    let empty = tokenizer.framed(&[], encoder.length());
-    let mut chunks = Chunks { encoder, empty, empty_state: None, count, between };
-    let positive = chunks.blend(&reads, 1.0)?;
-    let negative = if guides { Some(chunks.blend(&reads, -1.0)?) } else { None };
-    Ok(Embedded { positive, negative, reports: reads.into_iter().map(|read| read.report).collect() })
+    let count = readings.iter().flatten().filter(counts).map(|read| read.chunks.len()).max().unwrap_or(1);
+    let (mut positives, mut negatives) = (Vec::new(), Vec::new());
+    for (tower, reads) in reader.towers.iter().zip(&readings) {
+        let mut chunks = Chunks { tower: *tower, empty_states: None, count, between };
+        positives.push(chunks.blend(reads, 1.0)?);
+        negatives.push(match guides {
+            true if reader.zeros_for_empty && !reads.iter().any(|read| read.report.weight < 0.0) => {
+                Some(positives[positives.len() - 1].zeros_like().map_err(internal)?)
+            }
+            true => Some(chunks.blend(reads, -1.0)?),
+            false => None,
+        });
+    }
+    let negative = negatives.into_iter().collect::<Option<Vec<_>>>().map(TextStates::side_by_side);
+    Ok(Embedded {
+        positive: TextStates::side_by_side(positives).map_err(internal)?,
+        negative: negative.transpose().map_err(internal)?,
+        reports: readings.into_iter().next().into_iter().flatten().map(|read| read.report).collect(),
+    })
 }
 
-fn read(tokenizer: &Tokenizer, length: usize, prompt: &Prompt) -> Result<Read, LoadError> {
-    let ids = tokenizer.ids(&prompt.text)?;
+fn read(tower: Tower, prompt: &Prompt) -> Result<Read, LoadError> {
+    let ids = tower.tokenizer.ids(&prompt.text)?;
     // Start and end take two places of each chunk.
-    let mut pieces: Vec<&[u32]> = ids.chunks(length - 2).collect();
+    let mut pieces: Vec<&[u32]> = ids.chunks(tower.length() - 2).collect();
     if pieces.is_empty() {
         pieces.push(&[]);
     }
@@ -75,15 +95,14 @@ fn read(tokenizer: &Tokenizer, length: usize, prompt: &Prompt) -> Result<Read, L
         chunks: pieces.iter().map(|piece| piece.len()).collect(),
         truncated: 0,
     };
-    Ok(Read { chunks: pieces.into_iter().map(|piece| tokenizer.framed(piece, length)).collect(), report })
+    Ok(Read { chunks: pieces.into_iter().map(<[u32]>::to_vec).collect(), report })
 }
 
-/// Encodes chunks.
+/// Encodes chunks with one encoder.
 struct Chunks<'a> {
-    encoder: &'a TextEncoder,
-    empty: Vec<u32>,
+    tower: Tower<'a>,
     /// What the empty chunk gives, once it was asked for: many short texts beside a long one need it often.
-    empty_state: Option<Tensor>,
+    empty_states: Option<TextStates>,
     /// How many chunks every text is filled up to.
     count: usize,
     between: &'a mut dyn FnMut() -> Result<(), GenerateError>,
@@ -91,7 +110,7 @@ struct Chunks<'a> {
 
 impl Chunks<'_> {
     /// The weighted mean of the prompts whose weight has this sign.
-    fn blend(&mut self, reads: &[Read], sign: f32) -> Result<Tensor, GenerateError> {
+    fn blend(&mut self, reads: &[Read], sign: f32) -> Result<TextStates, GenerateError> {
         let mut group: Vec<&Read> = reads.iter().filter(|read| read.report.weight * sign > 0.0).collect();
         // The order in which prompts are given must not change a single bit of the sum.
         group.sort_by(|a, b| {
@@ -99,7 +118,7 @@ impl Chunks<'_> {
             key(a).cmp(&key(b))
         });
         let total: f64 = group.iter().map(|read| f64::from(read.report.weight).abs()).sum();
-        let mut sum: Option<Tensor> = None;
+        let mut sum: Option<TextStates> = None;
         for read in &group {
             let encoded = self.encode(&read.chunks)?;
             if group.len() == 1 {
@@ -115,35 +134,40 @@ impl Chunks<'_> {
     }
 
     /// Chunk by chunk, one behind the other, filled up with empty ones.
-    fn encode(&mut self, chunks: &[Vec<u32>]) -> Result<Tensor, GenerateError> {
-        let mut states = Vec::with_capacity(self.count);
+    fn encode(&mut self, chunks: &[Vec<u32>]) -> Result<TextStates, GenerateError> {
+        let (mut contexts, mut pooled) = (Vec::with_capacity(self.count), None);
         for index in 0..self.count {
-            states.push(match chunks.get(index) {
+            let states = match chunks.get(index) {
                 Some(ids) => self.forward(ids)?,
-                None => self.empty_state()?,
-            });
+                None => self.empty_states()?,
+            };
+            contexts.push(states.context);
+            pooled = pooled.or(states.pooled);
         }
-        Tensor::cat(&states, 1).map_err(internal)
+        Ok(TextStates { context: Tensor::cat(&contexts, 1).map_err(internal)?, pooled })
     }
 
-    fn empty_state(&mut self) -> Result<Tensor, GenerateError> {
-        if let Some(state) = &self.empty_state {
-            return Ok(state.clone());
+    fn empty_states(&mut self) -> Result<TextStates, GenerateError> {
+        if let Some(states) = &self.empty_states {
+            return Ok(states.clone());
         }
-        let state = self.forward(&self.empty.clone())?;
-        Ok(self.empty_state.insert(state).clone())
+        let states = self.forward(&[])?;
+        Ok(self.empty_states.insert(states).clone())
     }
 
-    fn forward(&mut self, ids: &[u32]) -> Result<Tensor, GenerateError> {
+    fn forward(&mut self, ids: &[u32]) -> Result<TextStates, GenerateError> {
         (self.between)()?;
-        self.encoder.forward(ids).map_err(internal)
+        self.tower.encode(ids, 0).map_err(internal)
     }
 }
 
-fn add(sum: Option<Tensor>, encoded: Tensor, share: f64) -> Result<Tensor> {
-    let weighted = (encoded * share)?;
-    match sum {
-        Some(sum) => sum + weighted,
-        None => Ok(weighted),
-    }
+fn add(sum: Option<TextStates>, encoded: TextStates, share: f64) -> Result<TextStates> {
+    let context = (encoded.context * share)?;
+    let pooled = encoded.pooled.map(|pooled| pooled * share).transpose()?;
+    let Some(sum) = sum else { return Ok(TextStates { context, pooled }) };
+    let pooled = match (sum.pooled, pooled) {
+        (Some(sum), Some(pooled)) => Some((sum + pooled)?),
+        _ => None,
+    };
+    Ok(TextStates { context: (sum.context + context)?, pooled })
 }

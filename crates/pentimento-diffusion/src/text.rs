@@ -1,6 +1,7 @@
-//! The CLIP text encoder (`CLIPTextModel`): token ids to one state per token.
+//! The CLIP text encoder (`CLIPTextModel`, `CLIPTextModelWithProjection`): token ids to one state per token.
 //!
-//! Shapes: ids `[77]`, states `[1, 77, hidden]`. The state is the last layer's, after the final layer norm.
+//! Shapes: ids `[77]`, states `[1, 77, hidden]`, pooled `[1, projection]`. SD 1.x and 2.x take the last layer's states
+//! behind the final layer norm, SDXL those of the layer before, without it, and the projected state of the end token.
 //! Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision";
 //! layout of weights as in transformers.
 
@@ -8,10 +9,11 @@ use crate::{
     clip::{Layer, LayerShape, Sight},
     config::{TextConfig, unsupported},
     error::{LoadError, LoadErrorKind, Result},
-    ops::{Activation, LayerNorm},
+    ops::{Activation, LayerNorm, Linear},
     weights::Scope,
 };
 use candle_core::{Device, Tensor};
+use std::ops::Range;
 
 /// A CLIP text encoder.
 pub(crate) struct TextEncoder {
@@ -19,7 +21,10 @@ pub(crate) struct TextEncoder {
     positions: Tensor,
     layers: Vec<Layer>,
     final_norm: LayerNorm,
+    /// Of the end token's state; only encoders of the class with projection have it.
+    projection: Option<Linear>,
     length: usize,
+    end: u32,
 }
 
 impl TextEncoder {
@@ -51,7 +56,14 @@ impl TextEncoder {
             positions: embeddings.tensor("position_embedding.weight", &[length, hidden])?,
             layers,
             final_norm: LayerNorm::load(&scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?,
+            projection: match root.contains("text_projection.weight") {
+                true => {
+                    Some(Linear::without_bias(&root.at("text_projection"), hidden, config.projection_dim)?)
+                }
+                false => None,
+            },
             length,
+            end: config.eos_token_id,
         })
     }
 
@@ -72,13 +84,36 @@ impl TextEncoder {
         ))
     }
 
-    /// `[77]` ids -> `[1, 77, hidden]`
-    pub(crate) fn forward(&self, ids: &[u32]) -> Result<Tensor> {
+    /// The last states, with so many layers left out at the end: `[77]` ids -> `[1, 77, hidden]`
+    pub(crate) fn forward(&self, ids: &[u32], skipped: usize) -> Result<Tensor> {
+        let used = self.layers.len().saturating_sub(skipped);
+        self.final_norm.forward(&self.run(self.embed(ids)?, 0..used)?)
+    }
+
+    /// The states before the last layer, with so many more left out, and the projected state of the end token, which
+    /// has passed them all: `[77]` ids -> `[1, 77, hidden]` and `[1, projection]`
+    pub(crate) fn penultimate(&self, ids: &[u32], skipped: usize) -> Result<(Tensor, Option<Tensor>)> {
+        let (all, used) = (self.layers.len(), self.layers.len().saturating_sub(skipped + 1));
+        let states = self.run(self.embed(ids)?, 0..used)?;
+        let Some(projection) = &self.projection else { return Ok((states, None)) };
+        let last = self.final_norm.forward(&self.run(states.clone(), used..all)?)?;
+        let end = last.narrow(1, self.end_of(ids), 1)?.squeeze(1)?;
+        Ok((states, Some(projection.forward(&end)?)))
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, &Device::Cpu)?;
-        let mut x = (self.tokens.embedding(&ids)? + &self.positions)?.unsqueeze(0)?;
-        for layer in &self.layers {
-            x = layer.forward(&x)?;
-        }
-        self.final_norm.forward(&x)
+        (self.tokens.embedding(&ids)? + &self.positions)?.unsqueeze(0)
+    }
+
+    fn run(&self, states: Tensor, layers: Range<usize>) -> Result<Tensor> {
+        self.layers[layers].iter().try_fold(states, |states, layer| layer.forward(&states))
+    }
+
+    /// The first end token's place, as transformers finds it.
+    fn end_of(&self, ids: &[u32]) -> usize {
+        // Configurations of before transformers 4.30 say 2 and mean the largest id.
+        let end = if self.end == 2 { ids.iter().copied().max().unwrap_or_default() } else { self.end };
+        ids.iter().position(|id| *id == end).unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! CLIP's byte-pair tokenizer, from the `vocab.json` and `merges.txt` of a model's `tokenizer/` folder.
+//! CLIP's byte-pair tokenizer, from the `vocab.json` and `merges.txt` of a model's tokenizer folder.
 //!
 //! The rules are those of transformers' `CLIPTokenizer` (version 5): NFC, white space folded, lower case,
 //! then words, single digits and runs of other signs, each split by byte-level merges with `</w>` at the end.
@@ -46,15 +46,17 @@ impl Default for TokenizerConfig {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer/`.
-    pub(crate) fn load(files: &dyn ModelFiles) -> Result<Self, LoadError> {
-        let vocabulary: BTreeMap<String, u32> = read_json(files, "tokenizer/vocab.json")?;
-        let merges = read_merges(files)?;
-        let config: TokenizerConfig = match files.read("tokenizer/tokenizer_config.json")? {
-            Some(_) => read_json(files, "tokenizer/tokenizer_config.json")?,
+    /// Reads the tokenizer in a folder of the model.
+    pub(crate) fn load(files: &dyn ModelFiles, folder: &str) -> Result<Self, LoadError> {
+        let vocabulary_path = format!("{folder}/vocab.json");
+        let vocabulary: BTreeMap<String, u32> = read_json(files, &vocabulary_path)?;
+        let merges = read_merges(files, &format!("{folder}/merges.txt"))?;
+        let config_path = format!("{folder}/tokenizer_config.json");
+        let config: TokenizerConfig = match files.read(&config_path)? {
+            Some(_) => read_json(files, &config_path)?,
             None => TokenizerConfig::default(),
         };
-        let label = files.describe("tokenizer/vocab.json");
+        let label = files.describe(&vocabulary_path);
         let id = |token: &Value| {
             let text = token_text(token);
             vocabulary.get(text).copied().ok_or_else(|| {
@@ -103,11 +105,11 @@ fn token_text(token: &Value) -> &str {
     token.as_str().or_else(|| token.get("content")?.as_str()).unwrap_or("<|endoftext|>")
 }
 
-/// The pairs of `merges.txt`, in order.
-fn read_merges(files: &dyn ModelFiles) -> Result<Vec<[String; 2]>, LoadError> {
-    let label = files.describe("tokenizer/merges.txt");
+/// The pairs of a `merges.txt`, in order.
+fn read_merges(files: &dyn ModelFiles, path: &str) -> Result<Vec<[String; 2]>, LoadError> {
+    let label = files.describe(path);
     let bytes = files
-        .read("tokenizer/merges.txt")?
+        .read(path)?
         .ok_or_else(|| LoadError::new(LoadErrorKind::Missing, format!("{label} is missing")))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         LoadError::caused_by(LoadErrorKind::Malformed, format!("{label} is no text"), error)

@@ -1,60 +1,96 @@
-//! Safetensors weights of one part of a model: found, checked, and read tensor by tensor.
+//! The weights of one part of a model: its tensors by the names that the engine knows them by.
 //!
-//! A part's weights are one file or shards with an index. Storage may be f32, f16 or bf16; tensors come out
-//! as f32. Errors name the file, the tensor, and the expected and found shape. Pickle files are never opened.
-//! Source: the safetensors format, and the file names that diffusers and transformers write.
+//! The engine's names are those of diffusers and transformers. Files in another naming are read through a table
+//! of origins, made once when they are opened: models never know about it. Tensors come out as f32. Errors name the
+//! file, the tensor, and the expected and found shape.
+//! Source: the file names that diffusers and transformers write.
 
 use crate::{
     error::{LoadError, LoadErrorKind},
-    files::{Bytes, ModelFiles},
+    files::ModelFiles,
+    source::{SafetensorsFiles, WeightSource, absent},
 };
 use candle_core::{Device, Tensor};
-use safetensors::{Dtype, SafeTensors, tensor::Metadata};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use sha2::Sha256;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-/// The weights of one part (`unet`, `vae`, `text_encoder`).
-pub(crate) struct Weights {
-    shards: Vec<Shard>,
+/// The weights of one part (`unet`, `vae`, `text_encoder`). Cheap to clone beside what they are read from.
+#[derive(Clone)]
+pub struct Weights {
+    source: Arc<dyn WeightSource>,
+    /// By the engine's names.
+    tensors: BTreeMap<String, Origin>,
 }
 
-/// One file of weights.
-struct Shard {
-    /// As messages name it.
-    label: String,
-    bytes: Bytes,
-    header: Metadata,
-    /// Where the tensors' data begins in `bytes`.
-    data_start: usize,
+/// Where a tensor comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Its name in the file.
+    pub(crate) stored: String,
+    /// What of the stored tensor it is.
+    pub(crate) view: View,
+    /// Its shape.
+    pub(crate) shape: Vec<usize>,
 }
 
-/// A tensor as it is stored.
-struct Stored<'a> {
-    label: &'a str,
-    dtype: Dtype,
-    shape: &'a [usize],
-    data: &'a [u8],
+/// What of a stored tensor a tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    /// All of it, perhaps without trailing dimensions of one.
+    Whole,
+    /// All of it, a matrix whose rows are stored as columns.
+    Transposed,
+    /// One of three equal parts behind one another, counted from 0.
+    Third(usize),
 }
 
 /// Endings of files that hold pickled objects, whose reading would run their code.
 const PICKLES: [&str; 5] = [".bin", ".ckpt", ".pt", ".pth", ".pkl"];
 
 impl Weights {
-    /// Finds and checks the weights `{folder}/{stem}.safetensors`, plain before variants, whole before shards.
+    /// Those that `files` have in a form of their own, else `{folder}/{stem}.safetensors`, plain before variants, whole
+    /// before shards.
     pub(crate) fn open(files: &dyn ModelFiles, folder: &str, stem: &str) -> Result<Self, LoadError> {
+        if let Some(weights) = files.weights(folder)? {
+            return Ok(weights);
+        }
         let names = files.list(folder)?;
         let paths = match chosen(&names, stem) {
             Some(name) if name.ends_with(".json") => shard_paths(files, folder, &name)?,
             Some(name) => vec![format!("{folder}/{name}")],
             None => return Err(nothing_to_read(files, folder, stem, &names)),
         };
-        let shards = paths.iter().map(|path| Shard::open(files, path)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { shards })
+        Ok(Self::named_alike(Arc::new(SafetensorsFiles::open(files, &paths)?)))
+    }
+
+    /// All tensors of a source whose names are the engine's.
+    pub(crate) fn named_alike(source: Arc<dyn WeightSource>) -> Self {
+        let origin = |name: &String, shape: &[usize]| Origin {
+            stored: name.clone(),
+            view: View::Whole,
+            shape: shape.to_vec(),
+        };
+        let tensors = source.tensors().iter();
+        let tensors = tensors.map(|(name, stored)| (name.clone(), origin(name, &stored.shape))).collect();
+        Self { source, tensors }
+    }
+
+    /// Tensors of a source by the engine's names. Every origin's stored tensor is one of the source's.
+    pub(crate) fn mapped(source: Arc<dyn WeightSource>, tensors: BTreeMap<String, Origin>) -> Self {
+        Self { source, tensors }
     }
 
     /// Whether there is a tensor of this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.shards.iter().any(|shard| shard.header.info(name).is_some())
+        self.tensors.contains_key(name)
+    }
+
+    /// Names and shapes of all tensors.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, origin)| (name.as_str(), origin.shape.as_slice()))
     }
 
     /// Reads a tensor as f32.
@@ -66,84 +102,55 @@ impl Weights {
 
     /// Reads a tensor's values, row-major, as f32.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let stored = self.find(name)?;
-        if stored.shape != shape {
+        let origin = self.tensors.get(name).ok_or_else(|| absent(&*self.source, name))?;
+        if origin.shape != shape {
             return Err(LoadError::new(
                 LoadErrorKind::Tensor,
-                format!("{}: tensor '{name}' has shape {:?}, expected {shape:?}", stored.label, stored.shape),
+                format!(
+                    "{}: tensor '{}' has shape {:?}, expected {shape:?}",
+                    self.source.label(),
+                    origin.stored,
+                    origin.shape
+                ),
             ));
         }
-        stored.to_f32(name)
-    }
-
-    /// Names of the files.
-    fn labels(&self) -> String {
-        let labels: Vec<&str> = self.shards.iter().map(|shard| shard.label.as_str()).collect();
-        labels.join(", ")
-    }
-
-    fn find(&self, name: &str) -> Result<Stored<'_>, LoadError> {
-        for shard in &self.shards {
-            if let Some(info) = shard.header.info(name) {
-                let (start, end) = info.data_offsets;
-                let data = &shard.bytes[shard.data_start + start..shard.data_start + end];
-                return Ok(Stored { label: &shard.label, dtype: info.dtype, shape: &info.shape, data });
+        let values = self.source.read(&origin.stored)?;
+        Ok(match origin.view {
+            View::Whole => values,
+            View::Transposed => transposed(&values, origin.shape.first().copied().unwrap_or(1)),
+            View::Third(index) => {
+                let length = values.len() / 3;
+                values[index * length..(index + 1) * length].to_vec()
             }
-        }
-        Err(LoadError::new(LoadErrorKind::Tensor, format!("{}: tensor '{name}' is missing", self.labels())))
+        })
     }
 
     /// Number of parameters, and the storage types.
     pub(crate) fn summary(&self) -> (u64, Vec<String>) {
-        let infos = self.shards.iter().flat_map(|shard| shard.header.tensors().into_values());
         let mut parameters = 0;
         let mut dtypes = BTreeSet::new();
-        for info in infos {
-            parameters += info.shape.iter().product::<usize>() as u64;
-            dtypes.insert(format!("{:?}", info.dtype));
+        for origin in self.tensors.values() {
+            parameters += origin.shape.iter().product::<usize>() as u64;
+            dtypes.extend(self.source.tensors().get(&origin.stored).map(|stored| stored.dtype.clone()));
         }
         (parameters, dtypes.into_iter().collect())
     }
 
     /// Feeds the bytes of all files to a hash.
     pub(crate) fn hash_into(&self, hash: &mut Sha256) {
-        for shard in &self.shards {
-            hash.update(&*shard.bytes);
-        }
+        self.source.hash_into(hash);
+    }
+
+    /// Whether both are parts of the same files.
+    pub(crate) fn shares_files_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.source, &other.source)
     }
 }
 
-impl Shard {
-    fn open(files: &dyn ModelFiles, path: &str) -> Result<Self, LoadError> {
-        let label = files.describe(path);
-        let missing = || LoadError::new(LoadErrorKind::Missing, format!("{label} is missing"));
-        let bytes = files.read(path)?.ok_or_else(missing)?;
-        // This also checks that the tensors' data fill the file to its very end.
-        let (header_length, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            let message = format!("{label} is cut off or no safetensors file");
-            LoadError::caused_by(LoadErrorKind::Malformed, message, error)
-        })?;
-        // The header's length stands in eight bytes before it.
-        Ok(Self { label, bytes, header, data_start: header_length + 8 })
-    }
-}
-
-impl Stored<'_> {
-    fn to_f32(&self, name: &str) -> Result<Vec<f32>, LoadError> {
-        match self.dtype {
-            Dtype::F32 => Ok(self.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-            Dtype::F16 => {
-                Ok(self.data.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect())
-            }
-            Dtype::BF16 => {
-                Ok(self.data.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect())
-            }
-            other => Err(LoadError::new(
-                LoadErrorKind::Unsupported,
-                format!("{}: tensor '{name}' is stored as {other:?}; F32, F16 and BF16 are read", self.label),
-            )),
-        }
-    }
+/// A matrix of `rows` rows from its columns.
+fn transposed(columns: &[f32], rows: usize) -> Vec<f32> {
+    let width = columns.len() / rows.max(1);
+    (0..rows).flat_map(|row| (0..width).map(move |column| columns[column * rows + row])).collect()
 }
 
 /// The file to read among a folder's `names`: the plain file, its index, then the same of a variant (`fp16`).

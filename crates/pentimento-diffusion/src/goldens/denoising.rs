@@ -8,7 +8,7 @@ use crate::{
     noise::Noise,
     samplers::{Denoise, Path, StepEnd, sample},
     schedule::{NoiseLevel, NoiseSchedule},
-    unet::Unet,
+    unet::{Conditions, Unet},
 };
 use candle_core::{Device, Tensor};
 use pentimento_request::{Sampler, Schedule};
@@ -146,7 +146,13 @@ fn trajectories_on_a_unet_are_the_references() {
         let table = case["table"].as_str().expect("a table");
         let context = unet.context(&golden.tensor(&format!("context.{table}"))).expect("a context");
         let schedule = schedule(table, 0);
-        let mut denoise = GuidedUnet { unet: &unet, context: &context, schedule: &schedule, guidance: None };
+        let mut denoise = GuidedUnet {
+            unet: &unet,
+            conditions: Conditions::of(&context),
+            shown: None,
+            schedule: &schedule,
+            guidance: None,
+        };
         follow(&golden, name, case, &mut denoise);
     }
 }

@@ -18,7 +18,7 @@ fn ids(value: &Value) -> Vec<u32> {
 #[test]
 fn token_ids_are_those_of_transformers() {
     let golden = Golden::open("text");
-    let tokenizer = Tokenizer::load(&files("default")).expect("a tokenizer");
+    let tokenizer = Tokenizer::load(&files("default"), "tokenizer").expect("a tokenizer");
     for kind in ["texts", "long"] {
         for case in golden.case[kind].as_array().expect("texts") {
             let text = case["text"].as_str().expect("a text");
@@ -37,7 +37,7 @@ fn token_ids_are_those_of_transformers() {
 fn chunks_are_framed_and_padded_as_diffusers_asks_for_them() {
     let golden = Golden::open("text");
     for model in ["tiny-sd15", "tiny-sd21"] {
-        let tokenizer = Tokenizer::load(&files(model)).expect("a tokenizer");
+        let tokenizer = Tokenizer::load(&files(model), "tokenizer").expect("a tokenizer");
         for (text, expected) in golden.case["padded"][model].as_object().expect("texts") {
             let framed = tokenizer.framed(&tokenizer.ids(text).expect("ids"), 77);
             assert_eq!(framed, ids(expected), "{model}: {text:?}");
@@ -53,12 +53,12 @@ fn text_states_are_those_of_transformers() {
     for model in ["tiny-sd15", "tiny-sd21", "default"] {
         let (config, weights) = part::<TextConfig>(model, "text_encoder", "model");
         let encoder = TextEncoder::load(&f32_root(&weights), &config, model).expect("an encoder");
-        let tokenizer = Tokenizer::load(&files(model)).expect("a tokenizer");
+        let tokenizer = Tokenizer::load(&files(model), "tokenizer").expect("a tokenizer");
         let expected = golden.tensor(&format!("states.{model}"));
         for (index, text) in golden.case["encoded"].as_array().expect("texts").iter().enumerate() {
             let mut text_ids = tokenizer.ids(text.as_str().expect("a text")).expect("ids");
             text_ids.truncate(75);
-            let states = encoder.forward(&tokenizer.framed(&text_ids, 77)).expect("states");
+            let states = encoder.forward(&tokenizer.framed(&text_ids, 77), 0).expect("states");
             let states = states.index_select(&positions, 1).expect("positions");
             let expected = expected.narrow(0, index, 1).expect("a row");
             assert_close(&format!("{model} {text}"), &states, &expected, 1e-4);

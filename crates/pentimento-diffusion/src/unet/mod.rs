@@ -1,15 +1,16 @@
-//! The denoising network (`UNet2DConditionModel`) of the Stable Diffusion 1.x and 2.x classes.
+//! The denoising network (`UNet2DConditionModel`) of the Stable Diffusion 1.x, 2.x and XL classes.
 //!
-//! Shapes: latents `[B, C, h, w]`, context `[B, S, D]`, prediction `[B, C, h, w]`. One timestep for the whole
+//! Shapes: latents `[B, C, h, w]` (with a mask and a masked picture behind them for inpainting networks), context `[B, S, D]`, prediction `[B, C, h, w]`. One timestep for the whole
 //! batch. Every size is read from the configuration.
-//! Source: Rombach et al. 2022; layout of weights as in diffusers.
+//! Source: Rombach et al. 2022; Podell et al. 2023 (XL); layout of weights as in diffusers.
 
 mod attention;
 mod blocks;
 pub(crate) mod resnet;
-mod time;
+pub(crate) mod time;
 
 pub(crate) use attention::Context;
+pub(crate) use time::{Added, AddedInputs};
 
 use crate::{
     config::{PerLevel, UnetConfig, unsupported},
@@ -28,12 +29,15 @@ use time::TimeEmbedding;
 pub(crate) struct Conditions<'a> {
     /// Of the texts, bound by [`Unet::context`].
     pub(crate) context: &'a Context,
+    /// Of pooled texts, sizes and the guidance scale, bound by [`Unet::added`]; `None` where the network takes none.
+    pub(crate) added: Option<&'a Added>,
 }
 
+#[cfg(test)]
 impl<'a> Conditions<'a> {
     /// The texts alone.
     pub(crate) fn of(context: &'a Context) -> Self {
-        Self { context }
+        Self { context, added: None }
     }
 }
 
@@ -134,7 +138,7 @@ impl Unet {
         let up = load_up(scope, config, &levels, label, &mut cross_layers)?;
         Ok(Self {
             conv_in: Conv2d::load(&scope.at("conv_in"), config.in_channels, first, 3)?,
-            time: TimeEmbedding::load(scope, first, config.flip_sin_to_cos, config.freq_shift)?,
+            time: TimeEmbedding::load(scope, config, label)?,
             down,
             middle,
             up,
@@ -158,10 +162,20 @@ impl Unet {
         Ok(Context(keys_values))
     }
 
+    /// The embedding of what else the network is told, for all steps; `None` where that is nothing.
+    pub(crate) fn added(&self, inputs: &AddedInputs) -> Result<Option<Added>> {
+        self.time.added(inputs)
+    }
+
+    /// Whether the guidance scale is a condition, and no second half has to be computed.
+    pub(crate) fn knows_guidance(&self) -> bool {
+        self.time.knows_guidance()
+    }
+
     /// What the network predicts for `x` `[B, C, h, w]` at `timestep` (0 to 999, fractions allowed).
     pub(crate) fn forward(&self, x: &Tensor, timestep: f64, conditions: &Conditions) -> Result<Tensor> {
-        let Conditions { context } = *conditions;
-        let time = self.time.forward(timestep)?;
+        let Conditions { context, added } = *conditions;
+        let time = self.time.forward(timestep, added)?;
         let mut x = self.conv_in.forward(x)?;
         let mut skips = vec![x.clone()];
         for level in &self.down {

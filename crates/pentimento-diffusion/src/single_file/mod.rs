@@ -1,0 +1,209 @@
+//! A whole model in one file (`.safetensors`), as model sites offer them, seen as the folder that it stands for.
+//!
+//! The family is found from names and shapes, the configurations follow from both, the tokenizer is CLIP's, which the
+//! engine carries. So everything behind [`ModelFiles`] reads such a file as it reads a folder in diffusers' layout.
+
+mod configs;
+mod family;
+mod names;
+mod tokenizer;
+
+pub(crate) use tokenizer::NOTICE as TOKENIZER_NOTICE;
+
+use crate::{
+    config::read_json,
+    error::{LoadError, LoadErrorKind},
+    files::{Bytes, Folder, ModelFiles},
+    source::{SafetensorsFiles, WeightSource},
+    weights::{Origin, Weights},
+};
+use family::Family;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A model in one file.
+pub struct SingleFile {
+    label: String,
+    documents: BTreeMap<String, Bytes>,
+    parts: BTreeMap<String, Weights>,
+}
+
+/// A part of the model that a file may lack where another file brings it.
+const VAE: &str = "vae";
+
+impl SingleFile {
+    /// Opens a file and finds out what it holds.
+    ///
+    /// # Errors
+    /// When it cannot be read, or when it is no model that this engine runs; the message says what was found.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
+        let (files, name) = beside(&path.into())?;
+        Self::of(Arc::new(SafetensorsFiles::open(&files, &[name])?))
+    }
+
+    /// The model in a source whose names are those of whole models in one file.
+    pub(crate) fn of(source: Arc<dyn WeightSource>) -> Result<Self, LoadError> {
+        let label = source.label();
+        let family = Family::of(&*source)
+            .map_err(|what| LoadError::new(LoadErrorKind::Unsupported, format!("{label} {what}")))?;
+        let mut model = Self { label, documents: BTreeMap::new(), parts: BTreeMap::new() };
+        model.put("model_index.json", &family.index());
+        model.put("scheduler/scheduler_config.json", &family.scheduler());
+        let stored = source.tensors();
+        let unet = names::unet(stored);
+        model.put_part("unet", configs::unet(&unet, family), unet, &source)?;
+        for text in family.texts() {
+            let tensors = match text.kind.activation {
+                "quick_gelu" => names::clip(stored, text.prefix),
+                _ => names::open_clip(stored, text.prefix),
+            };
+            model.put_part(text.folder, configs::text(&tensors, &text.kind), tensors, &source)?;
+        }
+        match vae_tensors(stored).filter(|tensors| !tensors.is_empty()) {
+            Some(tensors) => {
+                let config = configs::vae(&tensors, family.scaling_factor());
+                model.put_part(VAE, config, tensors, &source)?;
+            }
+            // Another file may bring the weights; the scale is the family's.
+            None => model.put("vae/config.json", &json!({ "scaling_factor": family.scaling_factor() })),
+        }
+        for (folder, pads_with) in family.tokenizers() {
+            for (name, bytes) in tokenizer::files(pads_with) {
+                model.documents.insert(format!("{folder}/{name}"), bytes);
+            }
+        }
+        Ok(model)
+    }
+
+    fn put(&mut self, path: &str, document: &Value) {
+        self.documents.insert(path.to_owned(), Bytes::from(format!("{document:#}\n").into_bytes()));
+    }
+
+    fn put_part(
+        &mut self,
+        folder: &str,
+        config: Option<Value>,
+        tensors: BTreeMap<String, Origin>,
+        source: &Arc<dyn WeightSource>,
+    ) -> Result<(), LoadError> {
+        let config = config.ok_or_else(|| {
+            let message = format!("{}: tensors are missing that tell the sizes of its {folder}", self.label);
+            LoadError::new(LoadErrorKind::Tensor, message)
+        })?;
+        self.put(&format!("{folder}/config.json"), &config);
+        self.parts.insert(folder.to_owned(), Weights::mapped(Arc::clone(source), tensors));
+        Ok(())
+    }
+}
+
+impl ModelFiles for SingleFile {
+    fn describe(&self, path: &str) -> String {
+        format!("{} ({path})", self.label)
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
+        Ok(self.documents.get(path).cloned())
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
+        let paths = self.documents.keys();
+        let names = paths.filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/'));
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    fn weights(&self, folder: &str) -> Result<Option<Weights>, LoadError> {
+        match self.parts.get(folder) {
+            None if folder == VAE => Err(LoadError::new(
+                LoadErrorKind::Missing,
+                format!("{} holds no VAE ({}…): name a file with one", self.label, names::VAE[0]),
+            )),
+            weights => Ok(weights.cloned()),
+        }
+    }
+}
+
+/// A model with its VAE from another file, in diffusers' naming or in that of whole models.
+pub struct WithVae {
+    model: Box<dyn ModelFiles>,
+    label: String,
+    config: Bytes,
+    weights: Weights,
+}
+
+impl WithVae {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or when it holds no VAE.
+    pub fn open(model: Box<dyn ModelFiles>, path: impl Into<PathBuf>) -> Result<Self, LoadError> {
+        let (files, name) = beside(&path.into())?;
+        let source: Arc<dyn WeightSource> = Arc::new(SafetensorsFiles::open(&files, &[name])?);
+        let label = source.label();
+        let scale = scaling_factor(&*model)?;
+        let tensors = match source.tensors().contains_key("encoder.down_blocks.0.resnets.0.conv1.weight") {
+            true => names::clip(source.tensors(), ""),
+            false => vae_tensors(source.tensors()).unwrap_or_else(|| names::vae(source.tensors(), "")),
+        };
+        let config = configs::vae(&tensors, scale).ok_or_else(|| {
+            let message = format!("{label} holds no VAE of a known naming (encoder.…, {}…)", names::VAE[0]);
+            LoadError::new(LoadErrorKind::Unsupported, message)
+        })?;
+        let config = Bytes::from(format!("{config:#}\n").into_bytes());
+        Ok(Self { model, label, config, weights: Weights::mapped(source, tensors) })
+    }
+}
+
+impl ModelFiles for WithVae {
+    fn describe(&self, path: &str) -> String {
+        match path.starts_with("vae/") {
+            true => format!("{} ({path})", self.label),
+            false => self.model.describe(path),
+        }
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
+        match path {
+            "vae/config.json" => Ok(Some(self.config.clone())),
+            _ => self.model.read(path),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
+        self.model.list(folder)
+    }
+
+    fn weights(&self, folder: &str) -> Result<Option<Weights>, LoadError> {
+        match folder {
+            VAE => Ok(Some(self.weights.clone())),
+            _ => self.model.weights(folder),
+        }
+    }
+}
+
+/// The scale of the model's own VAE: it belongs to the UNet, whatever VAE is used.
+fn scaling_factor(model: &dyn ModelFiles) -> Result<f64, LoadError> {
+    let config: Value = match model.read("vae/config.json")? {
+        Some(_) => read_json(model, "vae/config.json")?,
+        None => Value::Null,
+    };
+    // 0.18215: the default of the class in diffusers.
+    Ok(config.get("scaling_factor").and_then(Value::as_f64).unwrap_or(0.18215))
+}
+
+fn vae_tensors(stored: &names::Stored) -> Option<BTreeMap<String, Origin>> {
+    let prefix = names::VAE.into_iter().find(|prefix| names::any_below(stored, prefix))?;
+    Some(names::vae(stored, prefix))
+}
+
+/// A file's folder as files of a model, and its name there.
+fn beside(path: &Path) -> Result<(Folder, String), LoadError> {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .ok_or_else(|| LoadError::new(LoadErrorKind::Missing, format!("{} names no file", path.display())))?;
+    Ok((Folder::new(path.parent().unwrap_or_else(|| Path::new(""))), name))
+}
