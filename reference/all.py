@@ -14,6 +14,7 @@ PROGRAMS = {
     "unet": True,
     "vae": True,
     "vision": False,
+    "filter": False,
     "samplers": False,
     "pipelines": True,
     "imaging": False,

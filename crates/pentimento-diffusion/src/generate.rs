@@ -9,6 +9,7 @@
 use crate::{
     canvas::Frame,
     error::LoadError,
+    filter,
     guidance::{Guidance, GuidedUnet},
     latent_mask::{KnownLatent, MaskCells},
     model::{Model, Networks, Precision, precision_name},
@@ -46,7 +47,8 @@ pub(crate) fn generate(
         Some(untouched) => untouched,
         None => run.draw(input.as_ref(), &prompts)?,
     };
-    Ok(run.finished(picture, prompts.reports))
+    let (picture, verdict) = run.filtered(picture)?;
+    Ok(run.finished(picture, verdict, prompts.reports))
 }
 
 fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError> {
@@ -60,6 +62,10 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
     }
     if !(0.0..=1.0).contains(&request.guidance_rescale) {
         return invalid(format!("guidance_rescale: {} is not from 0 to 1", request.guidance_rescale));
+    }
+    if model.filter.is_none() && !matches!(request.filter, None | Some(FilterMode::Off)) {
+        let message = format!("filter: the model '{}' has no safety checker", request.model);
+        return Err(GenerateError::new(ErrorKind::Unsupported, message));
     }
     if let Some(field) = not_done_yet(request) {
         let message = format!("{field}: this version cannot do it yet");
@@ -80,7 +86,6 @@ fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
     let asked = [
         ("clip_skip", request.clip_skip != ClipSkip::LAST),
         ("hires", request.hires.is_some()),
-        ("filter", !matches!(request.filter, None | Some(FilterMode::Off))),
         ("solver", request.solver != SolverOptions::USUAL),
         ("noise", request.noise != NoiseSource::TorchCpu),
         ("loras", !loras.is_empty()),
@@ -300,9 +305,11 @@ impl Run<'_> {
         let shape = self.latent_shape();
         let mut draw = || noise.draw(&shape);
         let mut cancelled = false;
+        // What nobody may see in the end, nobody sees on the way.
+        let previews = matches!(self.filter_mode(), FilterMode::Off | FilterMode::Flag);
         let (model, path, progress) = (self.model, &self.plan.path, &mut *self.progress);
         let mut between = |end: StepEnd<'_>, x: Tensor| {
-            let preview = || model.colours()?.draw(end.denoised).ok();
+            let preview = || if previews { model.colours()?.draw(end.denoised).ok() } else { None };
             let report = StepReport { step: end.index + 1, of: path.steps(), preview: &preview };
             if progress.step(&report).is_break() {
                 cancelled = true;
@@ -412,7 +419,29 @@ impl Run<'_> {
         Ok(whole)
     }
 
-    fn finished(self, picture: Picture, prompts: Vec<PromptReport>) -> GeneratedImage {
+    /// What the model's checker leaves of a picture, and its verdict.
+    fn filtered(&mut self, picture: Picture) -> Result<(Picture, Verdict), GenerateError> {
+        let (Some(filter), mode) = (&self.model.filter, self.filter_mode()) else {
+            return Ok((picture, Verdict::Unchecked));
+        };
+        if mode == FilterMode::Off {
+            return Ok((picture, Verdict::Unchecked));
+        }
+        enter(self.progress, Stage::Check)?;
+        let checker = filter.checker().map_err(|error| {
+            let message = format!("cannot bind the safety checker: {error}");
+            GenerateError::new(ErrorKind::Internal, message)
+        })?;
+        let scores = checker.scores(&picture).map_err(internal)?;
+        Ok(filter::judged(picture, scores.object(), mode))
+    }
+
+    fn filter_mode(&self) -> FilterMode {
+        let usual = if self.model.filter.is_some() { FilterMode::Blur } else { FilterMode::Off };
+        self.request.filter.unwrap_or(usual)
+    }
+
+    fn finished(self, picture: Picture, verdict: Verdict, prompts: Vec<PromptReport>) -> GeneratedImage {
         let Self { model, request, plan, notes, .. } = self;
         let receipt = Receipt {
             engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
@@ -437,7 +466,7 @@ impl Run<'_> {
             size: picture.size(),
             precision: precision_name(model.options.precision),
             prompts,
-            verdict: Verdict::Unchecked,
+            verdict,
             notes,
             pixels_hash: hex(&Sha256::digest(picture.pixels())),
             timings: Vec::new(),

@@ -6,7 +6,7 @@
 //!
 //! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`,
 //! `text`, `vision`, `unet`, `vae` are the networks, which reach arithmetic only through `ops`; `noise`, `schedule`,
-//! `samplers`, `guidance`, `latent_mask` are the diffusion; `plan`, `canvas`, `prompt`, `generate` turn a
+//! `samplers`, `guidance`, `latent_mask` are the diffusion; `filter` looks at what it drew; `plan`, `canvas`, `prompt`, `generate` turn a
 //! request into a run of them.
 
 mod canvas;
@@ -14,6 +14,7 @@ mod clip;
 mod config;
 mod error;
 mod files;
+mod filter;
 mod generate;
 mod guidance;
 mod latent_mask;
@@ -33,7 +34,6 @@ mod text_encoders;
 mod tokenizer;
 mod unet;
 mod vae;
-#[allow(dead_code, reason = "what reads pictures is being built on it")]
 mod vision;
 mod weights;
 

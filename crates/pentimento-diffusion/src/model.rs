@@ -7,6 +7,7 @@ use crate::{
     },
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
+    filter::ContentFilter,
     preview::LatentColours,
     prompt::Reader,
     samplers,
@@ -74,6 +75,8 @@ pub struct Model {
     pub(crate) limits: canvas::Limits,
     /// The sampler that the model's own scheduler names.
     pub(crate) own_sampler: Option<Sampler>,
+    /// Its own checker of pictures, if it has one.
+    pub(crate) filter: Option<ContentFilter>,
     colours: OnceLock<Option<LatentColours>>,
     configs: Configs,
     weights: PartWeights,
@@ -327,6 +330,7 @@ impl Model {
             tokenizers,
             text,
             schedule,
+            filter: ContentFilter::find(files)?,
             colours: OnceLock::new(),
             configs,
             weights,
@@ -374,6 +378,21 @@ impl Model {
     /// The size the model was made for.
     pub fn native_size(&self) -> Size {
         self.limits.native
+    }
+
+    /// Whether the model has a checker of pictures.
+    pub fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    /// Binds the weights of the model's checker of pictures, which is else done for the first picture that it looks at.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn bind_filter(&self) -> Result<(), LoadError> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        let bound = filter.checker().map(drop);
+        bound.map_err(|error| LoadError::new(error.kind(), error.to_string()))
     }
 
     /// The text encoder again in f32, when it overflowed in a lower precision.

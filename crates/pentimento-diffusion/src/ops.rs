@@ -5,6 +5,10 @@
 //! `pentimento-kernels`, with candle's own operations as the oracle of the tests below.
 //! Errors: those of candle, which mean a mistake in the engine, never one of the request.
 
+mod rows;
+
+pub(crate) use rows::{Edges, Moments};
+
 use crate::{
     error::{LoadError, Result},
     weights::Scope,
@@ -313,7 +317,7 @@ pub(crate) fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Resul
 }
 
 /// Lends a tensor's values, row-major.
-fn with_values<T>(x: &Tensor, body: impl FnOnce(&[f32]) -> T) -> Result<T> {
+pub(crate) fn with_values<T>(x: &Tensor, body: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {

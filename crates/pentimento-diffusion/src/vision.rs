@@ -90,6 +90,7 @@ pub(crate) struct VisionEncoder {
 /// What the encoder says of pictures.
 pub(crate) struct Seen {
     /// The tokens before the last layer, `[B, T, hidden]`: transformers' `hidden_states[-2]`.
+    #[allow(dead_code, reason = "picture prompts are being built on it")]
     pub(crate) penultimate: Tensor,
     /// The class token after the last layer and norm, `[B, hidden]`.
     pub(crate) pooled: Tensor,

@@ -22,6 +22,7 @@ mod receipt;
 mod rect;
 mod resample;
 mod resize;
+mod withhold;
 
 pub use composite::composite;
 pub use decode::{Limits, decode};
@@ -35,3 +36,4 @@ pub use receipt::to_json;
 pub use rect::Rect;
 pub use resample::Filter;
 pub use resize::{crop, paste, resize, resize_by, without_alpha};
+pub use withhold::{black, blur_away};

@@ -46,6 +46,6 @@ pub use linear::{Epilogue, linear};
 pub use linear_geglu::linear_geglu;
 pub use mapped_file::MappedFile;
 pub use matmul::{Layout, matmul};
-pub use norm::{NormActivation, group_norm, layer_norm};
+pub use norm::{ChannelNorm, NormActivation, add_channel_sums, group_norm, layer_norm};
 pub use pack::{PackedWeights, Precision, WeightsRef};
 pub use speed::{fastest_precision, measure_precision};

@@ -54,6 +54,77 @@ pub fn group_norm(
     );
 }
 
+/// The sums of each channel's values and of their squares: of a picture or, added up, of parts of one. `x` is
+/// `[channels, pixels]`, a sum is `[values, squares]`.
+///
+/// # Panics
+/// If `x` does not hold as many channels as there are sums.
+pub fn add_channel_sums(x: &[f32], pixels: usize, sums: &mut [[f64; 2]]) {
+    assert_eq!(x.len(), sums.len() * pixels, "values of {} channels of {pixels} pixels", sums.len());
+    let isa = Isa::current();
+    if pixels == 0 {
+        return;
+    }
+    sums.par_iter_mut().zip(x.par_chunks(pixels)).for_each(|(sums, x)| {
+        let mut more = [0.0; 2];
+        moments(isa, x, &mut more);
+        sums[0] += more[0];
+        sums[1] += more[1];
+    });
+}
+
+/// What a group norm does to each channel of a picture, once it has seen all of it.
+#[derive(Clone, Debug)]
+pub struct ChannelNorm {
+    /// Mean of the group, factor and bias of the channel.
+    channels: Vec<[f32; 3]>,
+}
+
+impl ChannelNorm {
+    /// Of the sums of all channels of a picture with so many pixels ([`add_channel_sums`]).
+    ///
+    /// # Panics
+    /// If a slice does not fit, or the groups do not divide the channels.
+    pub fn new(
+        sums: &[[f64; 2]],
+        pixels: usize,
+        groups: usize,
+        weight: &[f32],
+        bias: &[f32],
+        epsilon: f32,
+    ) -> ChannelNorm {
+        let count = sums.len();
+        assert!(groups > 0 && count.is_multiple_of(groups), "{groups} groups of {count} channels");
+        assert!(weight.len() == count && bias.len() == count, "weight and bias of a group norm");
+        let members = (count / groups).max(1);
+        let mut channels = Vec::with_capacity(count);
+        for (group, sums) in sums.chunks(members).enumerate() {
+            let total = sums.iter().fold([0.0; 2], |total, sum| [total[0] + sum[0], total[1] + sum[1]]);
+            let (mean, scale) = mean_and_scale_of(total, members * pixels, epsilon);
+            let first = group * members;
+            channels.extend(
+                (first..first + members).map(|channel| [mean, scale * weight[channel], bias[channel]]),
+            );
+        }
+        ChannelNorm { channels }
+    }
+
+    /// Normalises part of the picture in place, `[channels, pixels]`, then the activation.
+    ///
+    /// # Panics
+    /// If `x` does not hold all channels.
+    pub fn apply(&self, x: &mut [f32], pixels: usize, activation: NormActivation) {
+        assert_eq!(x.len(), self.channels.len() * pixels, "part of a picture of {pixels} pixels");
+        let isa = Isa::current();
+        if pixels == 0 {
+            return;
+        }
+        x.par_chunks_mut(pixels).zip(&self.channels).for_each(|(x, &[mean, scale, bias])| {
+            normalize_in_place(isa, x, mean, scale, bias, activation);
+        });
+    }
+}
+
 /// Layer normalisation of each row of `[rows, n]`, then `weight · x + bias`.
 ///
 /// # Panics
@@ -73,8 +144,13 @@ pub fn layer_norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], epsilon: f3
 fn mean_and_scale(isa: Isa, x: &[f32], epsilon: f32) -> (f32, f32) {
     let mut sums = [0.0; 2];
     moments(isa, x, &mut sums);
-    let mean = sums[0] / x.len() as f64;
-    let variance = (sums[1] / x.len() as f64 - mean * mean).max(0.0);
+    mean_and_scale_of(sums, x.len(), epsilon)
+}
+
+/// The same of the sums of `count` values and of their squares.
+fn mean_and_scale_of(sums: [f64; 2], count: usize, epsilon: f32) -> (f32, f32) {
+    let mean = sums[0] / count as f64;
+    let variance = (sums[1] / count as f64 - mean * mean).max(0.0);
     // `max` would hide a NaN; a non-finite input must stay visible.
     let variance = if sums[1].is_finite() { variance } else { f64::NAN };
     (mean as f32, (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32)
@@ -84,6 +160,10 @@ per_isa!(fn moments(x: &[f32], sums: &mut [f64; 2]) = moments_body);
 per_isa!(
     fn normalize(x: &[f32], mean: f32, scale: f32, bias: f32, activation: NormActivation, out: &mut [f32]) =
         normalize_body
+);
+per_isa!(
+    fn normalize_in_place(x: &mut [f32], mean: f32, scale: f32, bias: f32, activation: NormActivation) =
+        normalize_in_place_body
 );
 per_isa!(
     fn normalize_row(x: &[f32], mean: f32, scale: f32, weight: &[f32], bias: &[f32], out: &mut [f32]) =
@@ -125,6 +205,22 @@ fn normalize_body<A: Arith>(
         }
         NormActivation::Silu => {
             out.iter_mut().zip(x).for_each(|(out, x)| *out = silu_of::<A>(A::fma(x - mean, scale, bias)));
+        }
+    }
+}
+
+#[inline(always)]
+fn normalize_in_place_body<A: Arith>(
+    x: &mut [f32],
+    mean: f32,
+    scale: f32,
+    bias: f32,
+    activation: NormActivation,
+) {
+    match activation {
+        NormActivation::None => x.iter_mut().for_each(|x| *x = A::fma(*x - mean, scale, bias)),
+        NormActivation::Silu => {
+            x.iter_mut().for_each(|x| *x = silu_of::<A>(A::fma(*x - mean, scale, bias)));
         }
     }
 }

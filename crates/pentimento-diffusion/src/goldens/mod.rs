@@ -4,7 +4,9 @@
 //! make them again. Tolerances are those of the parts, relative to the deviation of the expected values where
 //! that is what "close" means.
 
+mod bands;
 mod denoising;
+mod filter;
 mod networks;
 mod noise;
 mod pipelines;

@@ -1,14 +1,19 @@
 //! The variational autoencoder of Stable Diffusion (`AutoencoderKL`).
 //!
-//! Shapes: pixels `[B, 3, H, W]`, posterior means and log variances `[B, C, H/f, W/f]`.
+//! Shapes: pixels `[1, 3, H, W]`, posterior means and log variances `[1, C, H/f, W/f]`; between layers `[C, H, W]`.
+//! Everything runs in bands of rows ([`planes`](super::planes)): at its widest, behind the last upsampling, decoding holds
+//! two layers' values and half of a third's, of `4 · channels` bytes a pixel each.
 //! Source: Rombach et al. 2022, appendix G; layout of weights as in diffusers.
 
-use super::Encoded;
+use super::{
+    Encoded,
+    planes::{Budget, Planes, Reach, Source},
+    resnet::{NormStyle, Resnet},
+};
 use crate::{
     config::{VaeConfig, unsupported},
     error::{LoadError, Result},
-    ops::{self, Conv2d, GroupNorm, Linear},
-    unet::resnet::{Resnet, ResnetStyle, Upsample},
+    ops::{self, Conv2d, Edges, GroupNorm, Linear},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -46,30 +51,80 @@ impl AutoencoderKl {
         })
     }
 
-    pub(crate) fn encode(&self, pixels: &Tensor) -> Result<Encoded> {
-        let moments = self.encoder.forward(pixels)?;
+    /// One picture.
+    pub(crate) fn encode(&self, pixels: Planes, budget: Budget) -> Result<Encoded> {
+        let moments = self.encoder.forward(pixels, budget)?.into_tensor()?;
         let moments = match &self.quant {
             Some(conv) => conv.forward(&moments)?,
             None => moments,
         };
-        // [B, 2·C, h, w] -> two of [B, C, h, w]
+        // [1, 2·C, h, w] -> two of [1, C, h, w]
         let halves = moments.chunk(2, 1)?;
         // -30 to 20: the bounds of diffusers' DiagonalGaussianDistribution.
         let log_variance = halves[1].clamp(-30f32, 20f32)?;
         Ok(Encoded::Posterior { mean: halves[0].contiguous()?, log_variance })
     }
 
-    pub(crate) fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        match &self.post_quant {
-            Some(conv) => self.decoder.forward(&conv.forward(latents)?),
-            None => self.decoder.forward(latents),
-        }
+    /// One picture: `[1, C, h, w] -> [3, H, W]`
+    pub(crate) fn decode(&self, latents: &Tensor, budget: Budget) -> Result<Planes> {
+        let latents = match &self.post_quant {
+            Some(conv) => conv.forward(latents)?,
+            None => latents.clone(),
+        };
+        self.decoder.forward(Planes::of_item(&latents, 0)?, budget)
     }
 }
 
-fn style(config: &VaeConfig) -> ResnetStyle {
+fn style(config: &VaeConfig) -> NormStyle {
     // 1e-6: fixed in diffusers' Encoder and Decoder.
-    ResnetStyle { groups: config.norm_num_groups, epsilon: 1e-6, time: None }
+    NormStyle { groups: config.norm_num_groups, epsilon: 1e-6 }
+}
+
+/// A convolution of 3 by 3 over the whole picture.
+fn convolve(conv: &Conv2d, x: &Planes, budget: Budget) -> Planes {
+    let Planes { height, width, .. } = *x;
+    let mut result = Planes::unwritten(conv.outputs(), height, width);
+    for band in budget.bands(height, x.channels.max(conv.outputs()) * width) {
+        let Reach { rows, edges, .. } = Reach::of(&band, height);
+        result.put(band, conv.forward_rows(&x.rows(rows), width, edges));
+    }
+    result
+}
+
+/// The same behind a norm and SiLU.
+fn convolve_normed(norm: &GroupNorm, conv: &Conv2d, x: &Planes, budget: Budget) -> Planes {
+    let norm = norm.of_moments(&x.moments());
+    let Planes { height, width, .. } = *x;
+    let mut result = Planes::unwritten(conv.outputs(), height, width);
+    for band in budget.bands(height, x.channels * width) {
+        let Reach { rows, edges, .. } = Reach::of(&band, height);
+        let mut y = x.rows(rows).into_owned();
+        GroupNorm::silu_rows(&norm, &mut y, x.channels);
+        result.put(band, conv.forward_rows(&y, width, edges));
+    }
+    result
+}
+
+/// A convolution of stride 2 that sees zeros below and right of the picture.
+fn halve(conv: &Conv2d, x: &Planes, budget: Budget) -> Planes {
+    let (height, width) = (x.height / 2, x.width / 2);
+    let mut result = Planes::unwritten(conv.outputs(), height, width);
+    for band in budget.bands(height, 2 * x.channels * x.width) {
+        let rows = 2 * band.start..(2 * band.end + 1).min(x.height);
+        let edges = Edges { top: band.start == 0, bottom: rows.end < 2 * band.end + 1 };
+        result.put(band, conv.forward_rows(&x.rows(rows), x.width, edges));
+    }
+    result
+}
+
+/// The convolution of a doubled picture. The largest one, behind the last doubling, is made anew each time it is read.
+fn doubled<'a>(conv: &'a Conv2d, x: Planes, is_last: bool, budget: Budget) -> Source<'a> {
+    let [channels, height, width] = [conv.outputs(), 2 * x.height, 2 * x.width];
+    let doubled = Source::Doubled { x, conv };
+    match is_last && !budget.holds(channels, height, width) {
+        true => doubled,
+        false => Source::Whole(doubled.into_planes(budget)),
+    }
 }
 
 /// Residual blocks at one resolution.
@@ -78,7 +133,7 @@ fn load_resnets(
     count: usize,
     inputs: usize,
     outputs: usize,
-    style: ResnetStyle,
+    style: NormStyle,
 ) -> Result<Vec<Resnet>, LoadError> {
     (0..count)
         .map(|index| {
@@ -123,25 +178,25 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(pixels)?;
+    fn forward(&self, pixels: Planes, budget: Budget) -> Result<Planes> {
+        let mut x = convolve(&self.conv_in, &pixels, budget);
         for (resnets, downsample) in &self.levels {
             for resnet in resnets {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward(Source::Whole(x), budget);
             }
             if let Some(conv) = downsample {
-                x = conv.forward(&x)?;
+                x = halve(conv, &x, budget);
             }
         }
-        let x = self.middle.forward(&x)?;
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        let x = self.middle.forward(x, budget)?;
+        Ok(convolve_normed(&self.norm_out, &self.conv_out, &x, budget))
     }
 }
 
 struct Decoder {
     conv_in: Conv2d,
     middle: Middle,
-    levels: Vec<(Vec<Resnet>, Option<Upsample>)>,
+    levels: Vec<(Vec<Resnet>, Option<Conv2d>)>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
 }
@@ -156,8 +211,10 @@ impl Decoder {
         for (level, outputs) in channels.iter().rev().copied().enumerate() {
             let scope = scope.at("up_blocks").at(level);
             let resnets = load_resnets(&scope, config.layers_per_block + 1, inputs, outputs, style)?;
-            let upsample =
-                if level + 1 < channels.len() { Some(Upsample::load(&scope, outputs)?) } else { None };
+            let upsample = match level + 1 < channels.len() {
+                true => Some(Conv2d::load(&scope.at("upsamplers.0.conv"), outputs, outputs, 3)?),
+                false => None,
+            };
             levels.push((resnets, upsample));
             inputs = outputs;
         }
@@ -170,17 +227,21 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, latents: &Tensor) -> Result<Tensor> {
-        let mut x = self.middle.forward(&self.conv_in.forward(latents)?)?;
-        for (resnets, upsample) in &self.levels {
+    fn forward(&self, latents: Planes, budget: Budget) -> Result<Planes> {
+        let x = convolve(&self.conv_in, &latents, budget);
+        let mut source = Source::Whole(self.middle.forward(x, budget)?);
+        let last = self.levels.len().saturating_sub(2);
+        for (level, (resnets, upsample)) in self.levels.iter().enumerate() {
             for resnet in resnets {
-                x = resnet.forward(&x, None)?;
+                source = Source::Whole(resnet.forward(source, budget));
             }
-            if let Some(upsample) = upsample {
-                x = upsample.forward(&x, None)?;
-            }
+            source = match (upsample, source) {
+                (Some(conv), Source::Whole(x)) => doubled(conv, x, level == last, budget),
+                (_, source) => source,
+            };
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        let x = source.into_planes(budget);
+        Ok(convolve_normed(&self.norm_out, &self.conv_out, &x, budget))
     }
 }
 
@@ -205,17 +266,17 @@ impl Middle {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.first.forward(x, None)?;
+    fn forward(&self, x: Planes, budget: Budget) -> Result<Planes> {
+        let x = self.first.forward(Source::Whole(x), budget);
         let x = match &self.attention {
-            Some(attention) => attention.forward(&x)?,
+            Some(attention) => Planes::of_item(&attention.forward(&x.into_tensor()?)?, 0)?,
             None => x,
         };
-        self.last.forward(&x, None)
+        Ok(self.last.forward(Source::Whole(x), budget))
     }
 }
 
-/// Single-head attention between all pixels, around a shortcut.
+/// Single-head attention between all pixels, around a shortcut. The scores are never held: see the kernel.
 struct PixelAttention {
     norm: GroupNorm,
     query: Linear,
@@ -225,7 +286,7 @@ struct PixelAttention {
 }
 
 impl PixelAttention {
-    fn load(scope: &Scope, channels: usize, style: ResnetStyle) -> Result<Self, LoadError> {
+    fn load(scope: &Scope, channels: usize, style: NormStyle) -> Result<Self, LoadError> {
         // Checkpoints saved before diffusers 0.16 use the older names.
         let linear = |name: &str, old_name: &str| {
             let scope = if scope.at(name).contains("weight") { scope.at(name) } else { scope.at(old_name) };

@@ -2,9 +2,11 @@
 //!
 //! Shapes: pixels `[1, 3, H, W]` in -1 to 1, latents `[1, C, H/f, W/f]` where `f` is the configuration's
 //! factor. Latents here are those that the denoising network sees: shifted and scaled as the configuration
-//! says.
+//! says. One picture at a time, in bands of rows: [`planes`] tells how.
 
 mod kl;
+mod planes;
+mod resnet;
 mod tiny;
 
 use crate::{
@@ -13,6 +15,8 @@ use crate::{
     weights::Scope,
 };
 use candle_core::Tensor;
+pub(crate) use planes::Budget;
+use planes::Planes;
 
 /// An autoencoder with its weights bound.
 pub(crate) struct Vae {
@@ -72,9 +76,14 @@ impl Vae {
 
     /// Pixels to latents, before scaling.
     pub(crate) fn encode(&self, pixels: &Tensor) -> Result<Encoded> {
+        self.encode_within(pixels, Budget::USUAL)
+    }
+
+    /// The same in bands of so many bytes.
+    pub(crate) fn encode_within(&self, pixels: &Tensor, budget: Budget) -> Result<Encoded> {
         match &self.network {
-            Network::Kl(network) => network.encode(pixels),
-            Network::Tiny(network) => Ok(Encoded::Latents(network.encode(pixels)?)),
+            Network::Kl(network) => network.encode(Planes::of_item(pixels, 0)?, budget),
+            Network::Tiny(network) => Ok(Encoded::Latents(network.encode(pixels, budget)?)),
         }
     }
 
@@ -85,10 +94,15 @@ impl Vae {
 
     /// Latents to pixels.
     pub(crate) fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_within(latents, Budget::USUAL)
+    }
+
+    /// The same in bands of so many bytes.
+    pub(crate) fn decode_within(&self, latents: &Tensor, budget: Budget) -> Result<Tensor> {
         let latents = ((latents / self.scaling_factor)? + self.shift_factor)?;
         match &self.network {
-            Network::Kl(network) => network.decode(&latents),
-            Network::Tiny(network) => network.decode(&latents),
+            Network::Kl(network) => network.decode(&latents, budget)?.into_tensor(),
+            Network::Tiny(network) => network.decode(&latents, budget),
         }
     }
 }

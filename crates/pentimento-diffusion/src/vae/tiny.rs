@@ -1,10 +1,11 @@
 //! The small autoencoder (`AutoencoderTiny`, "TAESD").
 //!
-//! Shapes: pixels `[B, 3, H, W]` in -1 to 1, latents `[B, C, H/f, W/f]`. It has no posterior: encoding draws
+//! Shapes: pixels `[1, 3, H, W]` in -1 to 1, latents `[1, C, H/f, W/f]`. It has no posterior: encoding draws
 //! nothing.
 //! Source: Ollin Boer Bohan's TAESD as diffusers' `EncoderTiny` and `DecoderTiny` lay it out: one list of
 //! layers each, whose numbers count the layers without weights too.
 
+use super::planes::Budget;
 use crate::{
     config::{VaeConfig, unsupported},
     error::{LoadError, Result},
@@ -49,15 +50,90 @@ impl AutoencoderTiny {
         })
     }
 
-    pub(crate) fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+    pub(crate) fn encode(&self, pixels: &Tensor, budget: Budget) -> Result<Tensor> {
         // -1..1 -> 0..1
-        run(&self.encoder, ((pixels + 1.0)? / 2.0)?)
+        in_bands(&self.encoder, &((pixels + 1.0)? / 2.0)?, budget)
     }
 
-    pub(crate) fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+    pub(crate) fn decode(&self, latents: &Tensor, budget: Budget) -> Result<Tensor> {
         let clamped = ((latents / 3.0)?.tanh()? * 3.0)?;
         // 0..1 -> -1..1
-        (run(&self.decoder, clamped)? * 2.0)? - 1.0
+        (in_bands(&self.decoder, &clamped, budget)? * 2.0)? - 1.0
+    }
+}
+
+/// Runs layers over a picture `[1, C, H, W]`, some rows at a time with all those that can have a say in them. There is
+/// no norm, so nothing else has: the result is that of the whole picture at once.
+fn in_bands(layers: &[Layer], x: &Tensor, budget: Budget) -> Result<Tensor> {
+    let (_, _, height, width) = x.dims4()?;
+    let Extent { reach, unit, widest, scale } = Extent::of(layers);
+    // A layer's bands may have as many bytes as what the larger autoencoder holds at once.
+    let rows = budget.rows_at_once(widest * width).next_multiple_of(unit).max(2 * reach);
+    if height <= rows + 2 * reach {
+        return run(layers, x.clone());
+    }
+    let mut bands = Vec::new();
+    for start in (0..height).step_by(rows) {
+        let end = (start + rows).min(height);
+        let (from, to) = (start.saturating_sub(reach), (end + reach).min(height));
+        let band = run(layers, x.narrow(2, from, to - from)?.contiguous()?)?;
+        bands.push(band.narrow(2, scale.apply(start - from), scale.apply(end - start))?);
+    }
+    Tensor::cat(&bands, 2)
+}
+
+/// What a list of layers does to sizes.
+struct Extent {
+    /// Rows on each side that have a say in a row, in whole units.
+    reach: usize,
+    /// Rows of the input that make whole rows everywhere.
+    unit: usize,
+    /// Values of the largest layer for each value of a plane of the input.
+    widest: usize,
+    scale: Scale,
+}
+
+/// Height of the result.
+enum Scale {
+    Times(usize),
+    Part(usize),
+}
+
+impl Scale {
+    fn apply(&self, rows: usize) -> usize {
+        match self {
+            Self::Times(factor) => rows * factor,
+            Self::Part(factor) => rows / factor,
+        }
+    }
+}
+
+impl Extent {
+    fn of(layers: &[Layer]) -> Self {
+        let (mut reach, mut up, mut down, mut widest) = (0.0, 1, 1, 1);
+        for layer in layers {
+            let row = f64::from(down) / f64::from(up);
+            let channels = match layer {
+                Layer::Conv(conv) => {
+                    reach += row;
+                    down *= conv.stride() as u32;
+                    conv.outputs()
+                }
+                Layer::Block(block) => {
+                    reach += 3.0 * row;
+                    block.convs[2].outputs()
+                }
+                Layer::Upsample(factor) => {
+                    up *= *factor as u32;
+                    continue;
+                }
+                Layer::Activation(_) => continue,
+            };
+            widest = widest.max(channels * (up * up / (down * down)).max(1) as usize);
+        }
+        let unit = down as usize;
+        let scale = if down > 1 { Scale::Part(unit) } else { Scale::Times(up as usize) };
+        Self { reach: (reach.ceil() as usize).next_multiple_of(unit), unit, widest, scale }
     }
 }
 

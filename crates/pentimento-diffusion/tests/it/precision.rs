@@ -19,10 +19,10 @@ const STAGES: [(&str, &str, &str, &str); 4] = [
 ];
 
 /// The values and shape of a tensor of f16 values.
-type Values = (Vec<f32>, Vec<usize>);
+pub(crate) type Values = (Vec<f32>, Vec<usize>);
 
 /// Rewrites a file of weights in f32, changed.
-fn rewrite(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Values>)) {
+pub(crate) fn rewrite(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Values>)) {
     let bytes = fs::read(path).expect("weights");
     let stored = SafeTensors::deserialize(&bytes).expect("safetensors");
     let mut tensors = BTreeMap::new();

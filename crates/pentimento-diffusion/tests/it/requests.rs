@@ -16,7 +16,7 @@ fn prompts(weighted: &[(&str, f32)]) -> Vec<Prompt> {
     weighted.iter().map(|(text, weight)| Prompt { text: (*text).to_owned(), weight: *weight }).collect()
 }
 
-fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
+pub(crate) fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
     GenerationRequest {
         model: "tiny".to_owned(),
         prompts: prompts(weighted),

@@ -1,5 +1,5 @@
 use crate::fixtures::{Bytes, golden_picture, size};
-use pentimento_imaging::{Filter, MaskSource, Rect, crop, mask, paste, resize, resize_by};
+use pentimento_imaging::{Filter, MaskSource, Rect, black, blur_away, crop, mask, paste, resize, resize_by};
 use pentimento_request::{Channels, Mask, Picture, Size};
 
 /// The sizes that `reference/imaging.py` writes.
@@ -25,6 +25,24 @@ fn the_cubic_filter_gives_the_very_bytes_of_pillow() {
         let expected = golden_picture(&format!("resize/cubic_{width}x{height}.png"));
         let resized = resize_by(Filter::Cubic, &source, size(width, height));
         assert!(resized == expected, "to {width}x{height}");
+    }
+}
+
+#[test]
+fn what_is_withheld_cannot_be_seen() {
+    let source = golden_picture("resize/rgba.png");
+    let blurred = blur_away(&source);
+    assert_eq!((blurred.size(), blurred.channels()), (source.size(), Channels::Rgb));
+    // Neighbours differ by less than a slope over a cell does.
+    let rows = blurred.pixels().chunks_exact(3 * 37);
+    let steps = rows.flat_map(|row| row.windows(4).map(|pixels| pixels[0].abs_diff(pixels[3])));
+    assert!(steps.max() < Some(48));
+    assert!(black(&source).pixels().iter().all(|&sample| sample == 0));
+    for (width, height) in [(1, 1), (1, 9000), (9000, 1), (7, 3)] {
+        let picture =
+            Picture::new(size(width, height), Channels::Rgb, vec![9; (3 * width * height) as usize]);
+        let blurred = blur_away(&picture.expect("as many bytes"));
+        assert!(blurred.size() == size(width, height) && blurred.pixels().iter().all(|&sample| sample == 9));
     }
 }
 

@@ -1,5 +1,6 @@
 use pentimento_kernels::{
-    NormActivation, add, geglu, gelu, group_norm, layer_norm, quick_gelu, silu, softmax,
+    ChannelNorm, NormActivation, add, add_channel_sums, geglu, gelu, group_norm, layer_norm, quick_gelu,
+    silu, softmax,
 };
 
 use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads};
@@ -127,6 +128,41 @@ fn norms_agree_with_their_definitions() {
                 *x = *x * f64::from(weight[at % n]) + f64::from(bias[at % n]);
             }
             assert_close(&out, &expected, 2e-6, &format!("{isa:?} layer norm {n}"));
+        }
+    });
+}
+
+#[test]
+fn a_norm_in_parts_agrees_with_its_definition() {
+    let (channels, pixels, groups) = (6, 1000, 3);
+    let mut random = Random(5);
+    let x: Vec<f32> = random.values(channels * pixels).iter().map(|x| x + 30.0).collect();
+    let (weight, bias) = (random.values(channels), random.values(channels));
+    let mut expected: Vec<f64> =
+        x.chunks(channels / groups * pixels).flat_map(|group| naive_norm(group, 1e-5)).collect();
+    for (at, x) in expected.iter_mut().enumerate() {
+        *x = *x * f64::from(weight[at / pixels]) + f64::from(bias[at / pixels]);
+    }
+    // Pixels `range` of every channel.
+    let part = |x: &[f32], range: std::ops::Range<usize>| -> Vec<f32> {
+        x.chunks(pixels).flat_map(|channel| &channel[range.clone()]).copied().collect()
+    };
+    on_each_isa(|isa| {
+        let mut sums = vec![[0.0; 2]; channels];
+        for range in [0..333, 333..340, 340..1000] {
+            add_channel_sums(&part(&x, range.clone()), range.len(), &mut sums);
+        }
+        let norm = ChannelNorm::new(&sums, pixels, groups, &weight, &bias, 1e-5);
+        for activation in [NormActivation::None, NormActivation::Silu] {
+            let silu = |x: &f64| x / (1.0 + (-x).exp());
+            let expected: Vec<f32> = match activation {
+                NormActivation::None => expected.iter().map(|x| *x as f32).collect(),
+                NormActivation::Silu => expected.iter().map(|x| silu(x) as f32).collect(),
+            };
+            let mut got = part(&x, 200..700);
+            norm.apply(&mut got, 500, activation);
+            let expected: Vec<f64> = part(&expected, 200..700).into_iter().map(f64::from).collect();
+            assert_close(&got, &expected, 5e-6, &format!("{isa:?} {activation:?} in parts"));
         }
     });
 }
