@@ -41,10 +41,30 @@ const WEBP_EXIF_ROOM: usize = 1 << 24;
 /// # Errors
 /// [`ImageErrorKind::Unencodable`] where the format does not hold the picture.
 pub fn encode(picture: &Picture, format: Format, receipt: Option<&Receipt>) -> Result<Vec<u8>, ImageError> {
+    let texts = receipt.map(|receipt| Texts {
+        json: to_json(receipt).to_string(),
+        // Text chunks end at a zero byte.
+        parameters: parameters(receipt).replace('\0', "\u{fffd}"),
+    });
+    with_texts(picture, format, texts)
+}
+
+/// A receipt in the two forms that files hold.
+pub(crate) struct Texts {
+    json: String,
+    parameters: String,
+}
+
+/// The picture as a file that holds these texts.
+pub(crate) fn with_texts(
+    picture: &Picture,
+    format: Format,
+    texts: Option<Texts>,
+) -> Result<Vec<u8>, ImageError> {
     match format {
-        Format::Png => encode_png(picture, receipt).map_err(|error| unencodable(format, error)),
+        Format::Png => encode_png(picture, texts).map_err(|error| unencodable(format, error)),
         Format::Jpeg => {
-            let exif = receipt.and_then(|receipt| exif_within(receipt, JPEG_EXIF_ROOM));
+            let exif = texts.and_then(|texts| exif_within(&texts, JPEG_EXIF_ROOM));
             let mut file = Vec::new();
             let encoder = JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY);
             write(encoder, &flattened(picture), exif).map_err(|error| unencodable(format, error))?;
@@ -54,7 +74,7 @@ pub fn encode(picture: &Picture, format: Format, receipt: Option<&Receipt>) -> R
             if picture.size().width().max(picture.size().height()) > WEBP_MAX_SIDE {
                 return Err(unencodable(format, format_args!("its sides go to {WEBP_MAX_SIDE}")));
             }
-            let exif = receipt.and_then(|receipt| exif_within(receipt, WEBP_EXIF_ROOM));
+            let exif = texts.and_then(|texts| exif_within(&texts, WEBP_EXIF_ROOM));
             let mut file = Vec::new();
             let encoder = WebPEncoder::new_lossless(&mut file);
             write(encoder, picture, exif).map_err(|error| unencodable(format, error))?;
@@ -76,7 +96,7 @@ pub fn read_receipt(file: &[u8]) -> Option<Value> {
     }
 }
 
-fn encode_png(picture: &Picture, receipt: Option<&Receipt>) -> Result<Vec<u8>, png::EncodingError> {
+fn encode_png(picture: &Picture, texts: Option<Texts>) -> Result<Vec<u8>, png::EncodingError> {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, picture.size().width(), picture.size().height());
     encoder.set_depth(png::BitDepth::Eight);
@@ -84,10 +104,8 @@ fn encode_png(picture: &Picture, receipt: Option<&Receipt>) -> Result<Vec<u8>, p
         Channels::Rgb => png::ColorType::Rgb,
         Channels::Rgba => png::ColorType::Rgba,
     });
-    if let Some(receipt) = receipt {
-        encoder.add_itxt_chunk(RECEIPT_KEY.to_owned(), to_json(receipt).to_string())?;
-        // Text chunks end at a zero byte.
-        let parameters = parameters(receipt).replace('\0', "\u{fffd}");
+    if let Some(Texts { json, parameters }) = texts {
+        encoder.add_itxt_chunk(RECEIPT_KEY.to_owned(), json)?;
         let is_latin1 = parameters.chars().all(|letter| u32::from(letter) < 256);
         let add = if is_latin1 { png::Encoder::add_text_chunk } else { png::Encoder::add_itxt_chunk };
         add(&mut encoder, PARAMETERS_KEY.to_owned(), parameters)?;
@@ -99,11 +117,10 @@ fn encode_png(picture: &Picture, receipt: Option<&Receipt>) -> Result<Vec<u8>, p
 }
 
 /// The receipt as EXIF, without its JSON or not at all where that is more than `room`.
-fn exif_within(receipt: &Receipt, room: usize) -> Option<Vec<u8>> {
-    let (parameters, json) = (parameters(receipt), to_json(receipt).to_string());
+fn exif_within(Texts { json, parameters }: &Texts, room: usize) -> Option<Vec<u8>> {
     [json.as_str(), ""]
         .into_iter()
-        .map(|json| exif::write(&parameters, json))
+        .map(|json| exif::write(parameters, json))
         .find(|block| block.len() <= room)
 }
 
@@ -140,10 +157,25 @@ fn unencodable(format: Format, problem: impl fmt::Display) -> ImageError {
 }
 
 fn read_png_receipt(file: &[u8]) -> Option<Value> {
+    serde_json::from_str(&read_texts(file)?.json).ok()
+}
+
+/// The texts in a PNG file; `None` where it holds no receipt.
+pub(crate) fn read_texts(file: &[u8]) -> Option<Texts> {
     let reader = png::Decoder::new(Cursor::new(file)).read_info().ok()?;
-    let mut texts = reader.info().utf8_text.iter();
-    let text = texts.find(|chunk| chunk.keyword == RECEIPT_KEY)?.get_text().ok()?;
-    serde_json::from_str(&text).ok()
+    let info = reader.info();
+    let international = |key: &str| {
+        let chunk = info.utf8_text.iter().find(|chunk| chunk.keyword == key)?;
+        chunk.get_text().ok()
+    };
+    let latin1 = |key: &str| {
+        let chunk = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == key)?;
+        Some(chunk.text.clone())
+    };
+    Some(Texts {
+        json: international(RECEIPT_KEY)?,
+        parameters: latin1(PARAMETERS_KEY).or_else(|| international(PARAMETERS_KEY)).unwrap_or_default(),
+    })
 }
 
 fn read_exif_receipt(mut decoder: impl ImageDecoder) -> Option<Value> {

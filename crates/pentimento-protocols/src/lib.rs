@@ -72,7 +72,7 @@ pub struct ModelProfile {
 #[derive(Debug)]
 pub enum Received {
     /// It may be carried out.
-    Call(Call),
+    Call(Box<Call>),
     /// Pictures that it names by URL are needed first.
     Fetch(Fetch),
 }

@@ -6,7 +6,7 @@
 use crate::{
     config::KeepAliveTiming,
     error::kind_name,
-    jobs::{Jobs, Outcome, Ticket},
+    jobs::{Drawn, Jobs, Outcome, Ticket},
     record::Record,
     respond::{self, ResponseBody},
 };
@@ -86,17 +86,31 @@ impl Execution {
             self.record.seed(drawn.seed);
         }
         let (protocol, call) = (Arc::clone(&self.protocol), Arc::clone(&self.call));
-        let written = task::spawn_blocking(move || match &*outcome {
-            Ok(drawn) => {
-                let (file, seed, verdict) = (drawn.png.clone(), drawn.seed, drawn.verdict);
-                let finished = Finished { file, link: None, seed, verdict, latency };
-                how(&*protocol, &call, Ok(&Answer::Picture(finished)))
-            }
-            Err(error) => how(&*protocol, &call, Err(error)),
+        let written = task::spawn_blocking(move || {
+            let finished = match &*outcome {
+                Ok(drawn) => finished(drawn, &call, latency),
+                Err(error) => return how(&*protocol, &call, Err(error)),
+            };
+            how(&*protocol, &call, finished.as_ref())
         });
         let request_id = &self.context.request_id;
         written.await.map_err(|error| error!(request_id, %error, "writing an answer failed")).ok()
     }
+}
+
+/// A drawn picture as the call wants it.
+fn finished(drawn: &Drawn, call: &Call, latency: Duration) -> Result<Answer, GenerateError> {
+    let Drawn { png, seed, verdict } = drawn;
+    let file = match call.finish.apply(png) {
+        Ok(Cow::Borrowed(_)) => png.clone(),
+        Ok(Cow::Owned(file)) => file.into(),
+        Err(error) => {
+            let message = "the drawn picture cannot be finished";
+            error!(request_id = call.request_id, %error, message);
+            return Err(GenerateError::caused_by(ErrorKind::Internal, message, error));
+        }
+    };
+    Ok(Answer::Picture(Finished { file, link: None, seed: *seed, verdict: *verdict, latency }))
 }
 
 /// An answer that was begun early.

@@ -98,7 +98,7 @@ async fn call(
     record.received(body.len());
     let received = app.intake.receive(&parts, body, &protocol, &context).await;
     let call = match received.and_then(|received| match received {
-        Received::Call(call) => Ok(call),
+        Received::Call(call) => Ok(*call),
         Received::Fetch(fetch) => (fetch.resume)(Err(FetchError::Refused)),
     }) {
         Ok(call) => Arc::new(call),

@@ -9,6 +9,9 @@ mod damage;
 /// Files written and read again, with their receipts.
 mod encoding;
 
+/// Marks and labels on drawn pictures.
+mod finishing;
+
 /// Resizing and luma against Pillow; cutting and pasting.
 mod rasters;
 

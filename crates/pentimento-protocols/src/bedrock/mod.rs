@@ -128,7 +128,7 @@ impl Protocol for Bedrock {
 
     fn receive(&self, request: &HttpRequest, context: &Context) -> Result<Received, Reply> {
         self.understand(request, context)
-            .map(Received::Call)
+            .map(|call| Received::Call(Box::new(call)))
             .map_err(|fault| encode::fault(fault, &context.request_id))
     }
 

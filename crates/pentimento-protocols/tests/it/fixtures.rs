@@ -62,7 +62,7 @@ pub(crate) fn receive(protocol: &dyn Protocol, request: &HttpRequest) -> Result<
 /// The call of a request without foreign pictures.
 pub(crate) fn ready(received: Received) -> Call {
     match received {
-        Received::Call(call) => call,
+        Received::Call(call) => *call,
         Received::Fetch(fetch) => panic!("it wants pictures: {fetch:?}"),
     }
 }

@@ -239,7 +239,7 @@ impl Protocol for FakeProtocol {
         };
         let script = wire["script"].as_str().unwrap_or("draw");
         assert!(script != "unreadable", "the script says so");
-        Ok(Received::Call(Call {
+        Ok(Received::Call(Box::new(Call {
             operation: Operation::Generate {
                 request: Box::new(request_of(script, wire["seed"].as_u64())),
                 seed: if wire["seed"].is_null() { Seed::Drawn { max: 1000 } } else { Seed::Given },
@@ -251,7 +251,7 @@ impl Protocol for FakeProtocol {
             finish: Finish::none(),
             link: false,
             caller: None,
-        }))
+        })))
     }
 
     fn refuse(&self, refusal: Refusal, _: &Context) -> Reply {
