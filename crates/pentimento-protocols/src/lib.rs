@@ -15,7 +15,9 @@ use bytes::Bytes;
 use pentimento_imaging::Finish;
 use pentimento_request::{FilterMode, GenerateError, GenerationRequest, Verdict};
 use std::{
+    any::Any,
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -55,6 +57,30 @@ pub struct Context {
     pub request_id: String,
     /// Whether the request came over TLS.
     pub secure: bool,
+    /// How long the request has taken so far.
+    pub stopwatch: Stopwatch,
+}
+
+/// Tells how long something has taken. The server brings it: nothing here reads a clock.
+#[derive(Clone)]
+pub struct Stopwatch(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Stopwatch {
+    /// A stopwatch that is read by this.
+    pub fn new(read: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// What it shows now.
+    pub fn elapsed(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Stopwatch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Stopwatch")
+    }
 }
 
 /// A model as protocols see it: enough to decide sizes, nothing to run it with.
@@ -128,6 +154,8 @@ pub struct Call {
     pub may_retry: bool,
     /// The server's name of this request.
     pub request_id: String,
+    /// What the protocol itself has to know when it answers. Nobody else looks at it.
+    pub memo: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a call asks for.

@@ -13,8 +13,11 @@ use hyper::{
     header::{ALLOW, HeaderValue},
     http::request::Parts,
 };
-use pentimento_protocols::{Context, FetchError, Protocol, Received, Refusal, Reply};
-use std::{sync::Arc, time::SystemTime};
+use pentimento_protocols::{Context, FetchError, Protocol, Received, Refusal, Reply, Stopwatch};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 use uuid::Uuid;
 
 /// Prometheus' text exposition format.
@@ -31,8 +34,13 @@ pub(crate) async fn answer(
     if let Some(response) = page(&app, &parts) {
         return response;
     }
-    let context =
-        Context { now: SystemTime::now(), request_id: Uuid::new_v4().as_hyphenated().to_string(), secure };
+    let arrival = Instant::now();
+    let context = Context {
+        now: SystemTime::now(),
+        request_id: Uuid::new_v4().as_hyphenated().to_string(),
+        secure,
+        stopwatch: Stopwatch::new(move || arrival.elapsed()),
+    };
     let mut record = Record::new(app.metrics.clone(), &context.request_id, &parts.method, parts.uri.path());
     let target = raw_target(&parts.uri);
     let claimed = app.protocols.iter().find(|protocol| protocol.claims(parts.method.as_str(), target));

@@ -109,6 +109,7 @@ impl Bedrock {
             same_work: same_work(request, &caller, seed),
             may_retry: may_retry(request.header("amz-sdk-request")),
             request_id: context.request_id.clone(),
+            memo: None,
         })
     }
 }

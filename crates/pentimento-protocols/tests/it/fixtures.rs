@@ -2,7 +2,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use pentimento_imaging::{Format, Limits, encode};
 use pentimento_protocols::{
-    Call, Context, HttpRequest, ModelProfile, Operation, Protocol, Received, Reply, Seed,
+    Call, Context, HttpRequest, ModelProfile, Operation, Protocol, Received, Reply, Seed, Stopwatch,
     bedrock::{AccessKey, Auth, Bedrock, BedrockConfig, FallbackIds, Keyring, ModelMap},
 };
 use pentimento_request::{Channels, GenerationRequest, Picture, Size};
@@ -21,7 +21,12 @@ pub(crate) fn now() -> SystemTime {
 }
 
 pub(crate) fn context() -> Context {
-    Context { now: now(), request_id: REQUEST_ID.to_owned(), secure: false }
+    Context {
+        now: now(),
+        request_id: REQUEST_ID.to_owned(),
+        secure: false,
+        stopwatch: Stopwatch::new(|| Duration::from_micros(84)),
+    }
 }
 
 pub(crate) fn config(auth: Auth) -> BedrockConfig {

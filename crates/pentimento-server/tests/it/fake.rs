@@ -248,6 +248,7 @@ impl Protocol for FakeProtocol {
             same_work: wire["key"].as_str().map(str::to_owned),
             may_retry: wire["retry"] == true,
             request_id: context.request_id.clone(),
+            memo: None,
             finish: Finish::none(),
             link: false,
             caller: None,
