@@ -215,6 +215,14 @@ def main():
     write_families(arguments.default_model, index)
 
 
+def write_xl_scheduler(scheduler, folder):
+    """With what the base model's file says besides; other schedulers made from it read that."""
+    scheduler.save_pretrained(folder)
+    path = folder / "scheduler_config.json"
+    besides = dict(clip_sample=False, sample_max_value=1.0, set_alpha_to_one=False, skip_prk_steps=True)
+    path.write_text(json.dumps(json.loads(path.read_text()) | besides, indent=2) + "\n")
+
+
 def write_families(default_model, index):
     """What other families have that those above do not."""
     xl = golden.MODELS / "tiny-xl"
@@ -224,7 +232,7 @@ def write_families(default_model, index):
     (xl / "vae").mkdir()
     scaled = json.loads((golden.MODELS / "tiny-sd15" / "vae" / "config.json").read_text()) | {"scaling_factor": 0.13025}
     (xl / "vae" / "config.json").write_text(json.dumps(scaled, indent=2) + "\n")
-    EulerDiscreteScheduler(**XL_SCHEDULER).save_pretrained(xl / "scheduler")
+    write_xl_scheduler(EulerDiscreteScheduler(**XL_SCHEDULER), xl / "scheduler")
     second = {
         "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
         "tokenizer_2": ["transformers", "CLIPTokenizer"],
@@ -234,7 +242,7 @@ def write_families(default_model, index):
     kept |= second | {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     write_index(xl, kept | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]})
     turbo = XL_SCHEDULER | dict(timestep_spacing="trailing")
-    EulerAncestralDiscreteScheduler(**turbo).save_pretrained(golden.MODELS / "tiny-turbo" / "scheduler")
+    write_xl_scheduler(EulerAncestralDiscreteScheduler(**turbo), golden.MODELS / "tiny-turbo" / "scheduler")
     write_index(golden.MODELS / "tiny-turbo", kept | {"scheduler": ["diffusers", "EulerAncestralDiscreteScheduler"]})
 
     randomise(unet_sd15(in_channels=9), 9).save_pretrained(golden.MODELS / "tiny-inpaint" / "unet")

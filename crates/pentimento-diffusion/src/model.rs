@@ -218,13 +218,13 @@ impl Configs {
         let latent = self.vae.latent_channels;
         let (inputs, outputs) = (self.unet.in_channels, self.unet.out_channels);
         // An inpainting network takes a mask and the latents of the masked picture too.
-        if ![latent, 2 * latent + 1].contains(&inputs) || outputs != latent {
+        if ![latent, latent.saturating_mul(2).saturating_add(1)].contains(&inputs) || outputs != latent {
             let channels = format!("{inputs} -> {outputs} with a VAE of {latent} latent channels");
             return Err(unsupported(&self.labels.unet, "in_channels", &channels));
         }
         let malformed = |message: String| Err(LoadError::new(LoadErrorKind::Malformed, message));
         let unet = &self.labels.unet;
-        let hidden: usize = self.texts.iter().map(|text| text.hidden_size).sum();
+        let hidden = self.texts.iter().fold(0usize, |sum, text| sum.saturating_add(text.hidden_size));
         let widths = self.unet.cross_attention_dim.numbers();
         if widths.iter().any(|width| *width != hidden) {
             return malformed(format!(

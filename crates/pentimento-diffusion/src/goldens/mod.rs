@@ -6,10 +6,12 @@
 
 mod bands;
 mod denoising;
+mod families;
 mod filter;
 mod networks;
 mod noise;
 mod pipelines;
+mod single_files;
 mod true_size;
 mod vision;
 
@@ -65,34 +67,47 @@ fn reference() -> PathBuf {
 
 /// The files of a golden model, or of the embedded one.
 fn files(model: &str) -> impl ModelFiles {
-    let own = match model {
-        "default" => reference().join("../models/default"),
-        tiny => reference().join("goldens/models").join(tiny),
+    let folder = |name| Folder::new(reference().join("goldens/models").join(name));
+    let below: &[&str] = match model {
+        "tiny-turbo" | "tiny-xl-inpaint" => &["tiny-xl", "tiny-sd15"],
+        _ => &["tiny-sd15"],
     };
-    Layered { own: Folder::new(own), rest: Folder::new(reference().join("goldens/models/tiny-sd15")) }
+    let own = match model {
+        "default" => Folder::new(reference().join("../models/default")),
+        tiny => folder(tiny),
+    };
+    Layered(std::iter::once(own).chain(below.iter().map(|name| folder(name))).collect())
 }
 
-/// A model of which only what differs from another one is stored.
-struct Layered {
-    own: Folder,
-    rest: Folder,
-}
+/// A model of which only what differs from those behind it is stored.
+struct Layered(Vec<Folder>);
 
 impl ModelFiles for Layered {
     fn describe(&self, path: &str) -> String {
-        self.own.describe(path)
+        self.0[0].describe(path)
     }
 
     fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
-        match self.own.read(path)? {
-            Some(bytes) => Ok(Some(bytes)),
-            None => self.rest.read(path),
+        for folder in &self.0 {
+            if let Some(bytes) = folder.read(path)? {
+                return Ok(Some(bytes));
+            }
+        }
+        // The second tokenizer's words are those of the first.
+        match path.strip_prefix("tokenizer_2/") {
+            Some(name) => self.read(&format!("tokenizer/{name}")),
+            None => Ok(None),
         }
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
-        let names = self.own.list(folder)?;
-        if names.iter().any(|name| name.contains("safetensors")) { Ok(names) } else { self.rest.list(folder) }
+        for layer in &self.0 {
+            let names = layer.list(folder)?;
+            if names.iter().any(|name| name.contains("safetensors")) {
+                return Ok(names);
+            }
+        }
+        Ok(Vec::new())
     }
 }
 

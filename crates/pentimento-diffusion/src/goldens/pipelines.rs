@@ -15,9 +15,9 @@ use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 
 #[derive(Deserialize)]
-struct Case {
-    name: String,
-    model: String,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) model: String,
     width: u32,
     height: u32,
     prompts: Vec<(String, f32)>,
@@ -31,11 +31,12 @@ struct Case {
     init: Option<String>,
     mask: Option<String>,
     picture: bool,
+    #[serde(default)]
     steps_run: usize,
 }
 
 impl Case {
-    fn request(&self) -> GenerationRequest {
+    pub(super) fn request(&self) -> GenerationRequest {
         let prompts =
             self.prompts.iter().map(|(text, weight)| Prompt { text: text.clone(), weight: *weight });
         GenerationRequest {
@@ -87,10 +88,19 @@ fn load(model: &str) -> Model {
     Model::load(&files(model), options).expect("a model")
 }
 
-fn cases() -> Vec<Case> {
-    let path = reference().join("goldens/pipelines/cases.json");
+fn cases(folder: &str) -> Vec<Case> {
+    let path = reference().join(format!("goldens/{folder}/cases.json"));
     let text = std::fs::read(path).expect("the cases");
     serde_json::from_slice(&text).expect("cases in JSON")
+}
+
+/// Holds a picture to what is allowed, and gives the share of equal bytes.
+pub(super) fn assert_alike(name: &str, got: &Picture, expected: &Picture) -> f64 {
+    assert_eq!(got.channels(), Channels::Rgb);
+    let (same, near, largest) = compare(got, expected);
+    // design: 99.9 % of bytes within 1, none off by more than 3.
+    assert!(near >= 0.999 && largest <= 3, "{name}: {near:.4} within 1, largest {largest}");
+    same
 }
 
 /// Equal bytes, bytes within 1, and the largest difference.
@@ -105,10 +115,20 @@ fn compare(got: &Picture, expected: &Picture) -> (f64, f64, u8) {
 
 #[test]
 fn pictures_are_those_of_the_reference() {
-    let latents = Golden::open("pipelines/latents");
+    compare_pictures("pipelines", 50);
+}
+
+#[test]
+fn pictures_of_all_families_are_those_of_the_reference() {
+    compare_pictures("families", 30);
+}
+
+/// Compares the pictures of all cases in a folder of goldens; at least so many must be there.
+fn compare_pictures(folder: &str, at_least: usize) {
+    let latents = Golden::open(&format!("{folder}/latents"));
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
     let (mut equal, mut count) = (0.0, 0.0);
-    for case in cases() {
+    for case in cases(folder) {
         let model = models.entry(case.model.clone()).or_insert_with(|| load(&case.model));
         let image = model.generate(&case.request(), &mut Quiet).expect("a picture");
         assert_eq!(image.receipt.steps_run, case.steps_run, "{}", case.name);
@@ -118,19 +138,17 @@ fn pictures_are_those_of_the_reference() {
             let decoded = model.networks.vae.decode(&latents.tensor(&case.name));
             decoded.and_then(|decoded| pixels::to_picture(&decoded)).expect("a picture")
         };
-        assert_eq!(image.picture.channels(), Channels::Rgb);
-        let (same, near, largest) = compare(&image.picture, &expected);
-        // design: 99.9 % of bytes within 1, none off by more than 3.
-        assert!(near >= 0.999 && largest <= 3, "{}: {near:.4} within 1, largest {largest}", case.name);
+        let same = assert_alike(&case.name, &image.picture, &expected);
         (equal, count) = (equal + same, count + 1.0);
     }
     println!("{:.3} % of bytes equal over {count} pictures", 100.0 * equal / count);
-    assert!(count > 50.0);
+    assert!(count >= at_least as f64);
 }
 
 #[test]
 fn threads_change_no_byte() {
-    let case = cases().into_iter().find(|case| case.name == "default_masked_ddim_20").expect("the case");
+    let case =
+        cases("pipelines").into_iter().find(|case| case.name == "default_masked_ddim_20").expect("the case");
     let request = GenerationRequest { steps: Steps::new(4).expect("steps"), ..case.request() };
     let with_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");

@@ -113,7 +113,7 @@ fn pickles_are_refused_by_name() {
 fn settings_that_would_change_the_picture_are_refused_by_name() {
     for (file, from, to, word) in [
         ("unet/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"mish\"", "act_fn"),
-        ("unet/config.json", "\"in_channels\": 4", "\"in_channels\": 9", "in_channels"),
+        ("unet/config.json", "\"in_channels\": 4", "\"in_channels\": 5", "in_channels"),
         (
             "unet/config.json",
             "\"class_embed_type\": null",
@@ -142,7 +142,19 @@ fn settings_that_would_change_the_picture_are_refused_by_name() {
         ("scheduler/scheduler_config.json", "\"epsilon\"", "\"sample\"", "prediction_type"),
         ("scheduler/scheduler_config.json", "\"scaled_linear\"", "\"sigmoid\"", "beta_schedule"),
         ("scheduler/scheduler_config.json", "\"leading\"", "\"sideways\"", "timestep_spacing"),
-        ("model_index.json", "\"StableDiffusionPipeline\"", "\"StableDiffusionXLPipeline\"", "_class_name"),
+        ("model_index.json", "\"StableDiffusionPipeline\"", "\"StableDiffusion3Pipeline\"", "_class_name"),
+        (
+            "model_index.json",
+            "\"StableDiffusionPipeline\"",
+            "\"StableDiffusionXLPipeline\"",
+            "text_encoder_2",
+        ),
+        (
+            "model_index.json",
+            "\"StableDiffusionPipeline\"",
+            "\"StableDiffusionXLImg2ImgPipeline\", \"requires_aesthetics_score\": true",
+            "refiner",
+        ),
     ] {
         let folder = copy();
         edit(folder.path(), file, from, to);
