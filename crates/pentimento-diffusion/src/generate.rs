@@ -8,18 +8,21 @@
 
 use crate::{
     canvas::Frame,
+    conditioning::{self, WantedControl},
+    control::{BoundControl, Controls},
     error::LoadError,
     filter,
     guidance::{Guidance, GuidedUnet},
     latent_mask::{KnownLatent, MaskCells},
-    model::{Model, Networks, Precision, precision_name},
+    lora::WantedLora,
+    model::{Bound, Model, Networks, Precision, precision_name},
     noise::Noise,
     pixels,
     plan::Plan,
     prompt,
     samplers::{self, StepEnd},
     text_encoders::TextEncoders,
-    unet::{Added, AddedInputs, Conditions, Context},
+    unet::{Added, AddedInputs, Conditions, Context, Unet},
     vae::{Encoded, Vae},
 };
 use candle_core::Tensor;
@@ -30,7 +33,7 @@ use pentimento_request::{
     Stage, StepReport, Task, Texture, Untouched, Verdict,
 };
 use sha2::{Digest, Sha256};
-use std::ops::ControlFlow;
+use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
 
 /// Answers a request.
 pub(crate) fn generate(
@@ -41,7 +44,10 @@ pub(crate) fn generate(
     check(model, request)?;
     let plan = Plan::new(model, request)?;
     let input = Input::of(&request.task, &plan.frame)?;
-    let mut run = Run { model, request, plan, progress, notes: Vec::new() };
+    let (loras, controls) = (conditioning::loras(model, request)?, conditioning::controls(model, request)?);
+    let bound = model.bound(&loras).map_err(conditioning::unfit)?;
+    let steering = Steering { loras: &loras, bound: &bound, controls: &controls };
+    let mut run = Run { model, request, plan, steering, progress, notes: Vec::new() };
     let prompts = run.read_prompts()?;
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
@@ -81,16 +87,13 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
 
 /// The field of the request that asks for something this engine lacks.
 fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
-    let Conditioning { loras, controls, texture, image_prompts, identity, clip_guidance } =
+    let Conditioning { loras: _, controls: _, texture: _, image_prompts, identity, clip_guidance } =
         &request.conditioning;
     let asked = [
         ("clip_skip", request.clip_skip != ClipSkip::LAST),
         ("hires", request.hires.is_some()),
         ("solver", request.solver != SolverOptions::USUAL),
         ("noise", request.noise != NoiseSource::TorchCpu),
-        ("loras", !loras.is_empty()),
-        ("controls", !controls.is_empty()),
-        ("texture", *texture != Texture::Kept),
         ("image_prompts", !image_prompts.is_empty()),
         ("identity", identity.is_some()),
         ("clip_guidance", clip_guidance.is_some()),
@@ -135,8 +138,26 @@ struct Run<'a> {
     model: &'a Model,
     request: &'a GenerationRequest,
     plan: Plan,
+    steering: Steering<'a>,
     progress: &'a mut dyn Progress,
     notes: Vec<String>,
+}
+
+/// What steers a request beside its prompts.
+#[derive(Clone, Copy)]
+struct Steering<'a> {
+    loras: &'a [WantedLora<'a>],
+    /// The networks with these adapters.
+    bound: &'a Bound,
+    controls: &'a [WantedControl<'a>],
+}
+
+/// The UNet of a run of the steps with all that steers it, in one precision.
+struct Steered<'a> {
+    unet: &'a Unet,
+    context: Context,
+    added: Option<Added>,
+    controls: Vec<BoundControl>,
 }
 
 /// Where sampling starts.
@@ -150,12 +171,12 @@ struct Start {
 impl Run<'_> {
     fn read_prompts(&mut self) -> Result<prompt::Embedded, GenerateError> {
         enter(self.progress, Stage::Text)?;
-        let prompts = self.embed(&self.model.text)?;
+        let prompts = self.embed(self.steering.bound.text.as_ref().unwrap_or(&self.model.text))?;
         if prompts.is_finite().map_err(internal)? {
             return Ok(prompts);
         }
         self.overflowed("the texts")?;
-        let encoder = self.model.text_in_f32().map_err(unbound)?;
+        let encoder = self.model.text_in_f32(self.steering.loras).map_err(unbound)?;
         self.embed(&encoder)
     }
 
@@ -185,10 +206,13 @@ impl Run<'_> {
         };
         enter(self.progress, Stage::Sample)?;
         let draws_so_far = noise.clone();
-        let mut latents = self.sample(&self.model.networks, &start, prompts, noise)?;
+        let unet = self.steering.bound.unet.as_ref().unwrap_or(&self.model.networks.unet);
+        let steered = self.steer(unet, input, prompts, false)?;
+        let mut latents = self.sample(&steered, &start, noise)?;
         if !pixels::is_finite(&latents).map_err(internal)? {
             let networks = self.again_in_f32("the steps")?;
-            latents = self.sample(&networks, &start, prompts, draws_so_far)?;
+            let steered = self.steer(&networks.unet, input, prompts, true)?;
+            latents = self.sample(&steered, &start, draws_so_far)?;
         }
         enter(self.progress, Stage::Decode)?;
         let mut decoded = self.model.networks.vae.decode(&latents).map_err(internal)?;
@@ -219,7 +243,7 @@ impl Run<'_> {
             let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
             return Ok(Start { x, known: None, shown: self.shown(Some(input), noise)? });
         }
-        let pixels = pixels::to_tensor(&input.picture).map_err(internal)?;
+        let pixels = pixels::to_tensor(&self.textured(&input.picture)).map_err(internal)?;
         let clean = self.encode(&pixels, noise)?;
         let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
         let x = self.noised(input, &clean, &drawn).map_err(internal)?;
@@ -286,21 +310,29 @@ impl Run<'_> {
         encode_pixels(&networks.vae, pixels, noise).map_err(internal)
     }
 
+    /// The input with its texture as the request wants it.
+    fn textured<'b>(&self, picture: &'b Picture) -> Cow<'b, Picture> {
+        match self.request.conditioning.texture {
+            Texture::Kept => Cow::Borrowed(picture),
+            Texture::Smoothed => Cow::Owned(imaging::smooth(picture)),
+        }
+    }
+
     fn sample(
         &mut self,
-        networks: &Networks,
+        steered: &Steered,
         start: &Start,
-        prompts: &prompt::Embedded,
         mut noise: Noise,
     ) -> Result<Tensor, GenerateError> {
-        let guidance = self.guidance();
-        let (context, added) = self.bind_prompts(networks, prompts).map_err(internal)?;
+        let Steered { unet, context, added, controls } = steered;
+        let step = Cell::new(0);
         let mut denoise = GuidedUnet {
-            unet: &networks.unet,
-            conditions: Conditions { context: &context, added: added.as_ref() },
+            unet,
+            conditions: Conditions { context, added: added.as_ref(), residuals: None },
             shown: start.shown.as_ref(),
             schedule: &self.model.schedule,
-            guidance,
+            guidance: self.guidance(),
+            controls: Some(Controls { bound: controls, step: &step, steps: self.plan.path.steps() }),
         };
         let shape = self.latent_shape();
         let mut draw = || noise.draw(&shape);
@@ -309,6 +341,7 @@ impl Run<'_> {
         let previews = matches!(self.filter_mode(), FilterMode::Off | FilterMode::Flag);
         let (model, path, progress) = (self.model, &self.plan.path, &mut *self.progress);
         let mut between = |end: StepEnd<'_>, x: Tensor| {
+            step.set(end.index + 1);
             let preview = || if previews { model.colours()?.draw(end.denoised).ok() } else { None };
             let report = StepReport { step: end.index + 1, of: path.steps(), preview: &preview };
             if progress.step(&report).is_break() {
@@ -329,18 +362,20 @@ impl Run<'_> {
         }
     }
 
-    /// What the prompts, the sizes and the guidance scale are to the network: with guidance both halves as one batch,
-    /// negative first.
-    fn bind_prompts(
+    /// What the prompts, the sizes, the guidance scale and the hints are to the networks: with guidance both halves as
+    /// one batch, negative first.
+    fn steer<'b>(
         &self,
-        networks: &Networks,
+        unet: &'b Unet,
+        input: Option<&Input>,
         prompts: &prompt::Embedded,
-    ) -> candle_core::Result<(Context, Option<Added>)> {
+        in_f32: bool,
+    ) -> Result<Steered<'b>, GenerateError> {
         let prompt::Embedded { positive, negative, reports: _ } = prompts;
         let halves: Vec<_> = negative.iter().chain([positive]).collect();
         let contexts: Vec<_> = halves.iter().map(|half| &half.context).collect();
         let pooled: Option<Vec<_>> = halves.iter().map(|half| half.pooled.as_ref()).collect();
-        let pooled = pooled.map(|pooled| Tensor::cat(&pooled, 0)).transpose()?;
+        let pooled = pooled.map(|pooled| Tensor::cat(&pooled, 0)).transpose().map_err(internal)?;
         let work = self.plan.frame.work;
         let (height, width) = (work.height() as f32, work.width() as f32);
         let inputs = AddedInputs {
@@ -349,7 +384,13 @@ impl Run<'_> {
             sizes: [height, width, 0.0, 0.0, height, width],
             guidance_scale: f64::from(self.request.guidance_scale.get()),
         };
-        Ok((networks.unet.context(&Tensor::cat(&contexts, 0)?)?, networks.unet.added(&inputs)?))
+        let joined = Tensor::cat(&contexts, 0).map_err(internal)?;
+        let seen = input.and_then(|input| Some((&input.picture, input.task.init()?.size())));
+        let (wanted, frame) = (self.steering.controls, &self.plan.frame);
+        let controls =
+            conditioning::bind_controls(self.model, wanted, frame, seen, &joined, &inputs, in_f32)?;
+        let context = unet.context(&joined).map_err(internal)?;
+        Ok(Steered { unet, context, added: unet.added(&inputs).map_err(internal)?, controls })
     }
 
     /// Guidance by a second half, where it is asked for and the network does not know the scale by itself.
@@ -372,7 +413,7 @@ impl Run<'_> {
     /// The networks for a stage whose values left the range of the precision.
     fn again_in_f32(&mut self, stage: &str) -> Result<Networks, GenerateError> {
         self.overflowed(stage)?;
-        self.model.networks_in_f32().map_err(unbound)
+        self.model.networks_in_f32(self.steering.loras).map_err(unbound)
     }
 
     /// Notes that a stage has to run again in f32, which is an error where it already did.
@@ -442,7 +483,7 @@ impl Run<'_> {
     }
 
     fn finished(self, picture: Picture, verdict: Verdict, prompts: Vec<PromptReport>) -> GeneratedImage {
-        let Self { model, request, plan, notes, .. } = self;
+        let Self { model, request, plan, steering, notes, progress: _ } = self;
         let receipt = Receipt {
             engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
             model: model.options.name.clone(),
@@ -467,6 +508,8 @@ impl Run<'_> {
             precision: precision_name(model.options.precision),
             prompts,
             verdict,
+            loras: steering.bound.reports.clone(),
+            controls: steering.controls.iter().map(|control| control.report(plan.path.steps())).collect(),
             notes,
             pixels_hash: hex(&Sha256::digest(picture.pixels())),
             timings: Vec::new(),

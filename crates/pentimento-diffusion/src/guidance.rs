@@ -6,6 +6,7 @@
 
 use crate::error::Result;
 use crate::{
+    control::Controls,
     samplers::Denoise,
     schedule::{NoiseLevel, NoiseSchedule, Prediction},
     unet::{Conditions, Unet},
@@ -30,6 +31,8 @@ pub(crate) struct GuidedUnet<'a> {
     pub(crate) shown: Option<&'a Tensor>,
     pub(crate) schedule: &'a NoiseSchedule,
     pub(crate) guidance: Option<Guidance>,
+    /// Control networks with the same prompts bound.
+    pub(crate) controls: Option<Controls<'a>>,
 }
 
 impl Denoise for GuidedUnet<'_> {
@@ -48,17 +51,23 @@ impl Denoise for GuidedUnet<'_> {
 
 impl GuidedUnet<'_> {
     fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
-        let x = match self.shown {
-            // [1, C, h, w] and [1, 1 + C, h, w] -> [1, 1 + 2·C, h, w]
-            Some(shown) => &Tensor::cat(&[x, shown], 1)?,
-            None => x,
-        };
         let Some(guidance) = self.guidance else {
-            return self.unet.forward(x, timestep, &self.conditions);
+            return self.forward(x, timestep);
         };
         // [1, C, h, w] -> [2, C, h, w]
-        let both = self.unet.forward(&Tensor::cat(&[x, x], 0)?, timestep, &self.conditions)?;
+        let both = self.forward(&Tensor::cat(&[x, x], 0)?, timestep)?;
         guidance.combine(&both.narrow(0, 0, 1)?, &both.narrow(0, 1, 1)?)
+    }
+
+    /// One half, or both as one batch.
+    fn forward(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
+        let residuals = self.controls.map(|controls| controls.residuals(x, timestep)).transpose()?.flatten();
+        let conditions = Conditions { residuals: residuals.as_ref(), ..self.conditions };
+        let Some(shown) = self.shown else { return self.unet.forward(x, timestep, &conditions) };
+        let (batch, _, height, width) = x.dims4()?;
+        let shown = shown.broadcast_as((batch, shown.dim(1)?, height, width))?;
+        // [B, C, h, w] and [B, 1 + C, h, w] -> [B, 1 + 2·C, h, w]
+        self.unet.forward(&Tensor::cat(&[x, &shown], 1)?, timestep, &conditions)
     }
 }
 

@@ -11,16 +11,22 @@
 
 mod canvas;
 mod clip;
+mod conditioning;
 mod config;
+mod control;
 mod error;
 mod files;
 mod filter;
 mod generate;
 mod guidance;
 mod latent_mask;
+mod library;
+mod lora;
 mod model;
 mod noise;
 mod ops;
+mod original;
+mod packed;
 mod pixels;
 mod plan;
 mod preview;
@@ -40,8 +46,11 @@ mod weights;
 #[cfg(test)]
 mod goldens;
 
+pub use control::ControlFile;
 pub use error::{LoadError, LoadErrorKind};
 pub use files::{Bytes, Embedded, Folder, ModelFiles};
+pub use library::{EmptyLibrary, Library};
+pub use lora::{LoraFile, LoraSummary};
 pub use model::{LoadOptions, Model, ModelSummary, Part, Precision};
 pub use single_file::{SingleFile, WithVae};
 pub use weights::Weights;

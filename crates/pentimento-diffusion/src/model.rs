@@ -1,29 +1,37 @@
 //! Models: read from their files, kept in memory, asked for pictures.
 
+mod binding;
+
+pub(crate) use binding::Bound;
+
 use crate::{
     canvas,
     config::{
         ModelIndex, PerLevel, SchedulerConfig, TextConfig, UnetConfig, VaeConfig, read_json, unsupported,
     },
+    control::{ControlCache, OwnControls},
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
     filter::ContentFilter,
+    library::{EmptyLibrary, Library},
+    lora::{AdapterCache, ModelLayers},
     preview::LatentColours,
     prompt::Reader,
     samplers,
     schedule::NoiseSchedule,
-    text_encoders::{TextEncoders, TextPart},
+    text_encoders::TextEncoders,
     tokenizer::Tokenizer,
     unet::Unet,
     vae::Vae,
-    weights::{Scope, Weights},
+    weights::Weights,
 };
+use binding::{PackedParts, bind, bind_texts};
 pub use pentimento_kernels::Precision;
 use pentimento_request::{
     GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Sampler, Size,
 };
 use sha2::{Digest, Sha256};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
@@ -34,6 +42,20 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Largest number of pixels that the model may be asked to work at.
     pub pixel_cap: u64,
+    /// Adapters and control networks that requests may name.
+    pub library: Arc<dyn Library>,
+    /// The library's control network for edges, instead of one in the model's folder.
+    pub canny: Option<String>,
+    /// The library's control network for texture, instead of one in the model's folder.
+    pub tile: Option<String>,
+}
+
+impl LoadOptions {
+    /// A model of this name in f32, without a library.
+    pub fn new(name: impl Into<String>, pixel_cap: u64) -> Self {
+        let library = Arc::new(EmptyLibrary);
+        Self { name: name.into(), precision: Precision::F32, pixel_cap, library, canny: None, tile: None }
+    }
 }
 
 /// What a model is, read from its files without loading its weights into memory.
@@ -80,6 +102,11 @@ pub struct Model {
     colours: OnceLock<Option<LatentColours>>,
     configs: Configs,
     weights: PartWeights,
+    packed: PackedParts,
+    adapters: AdapterCache,
+    layers: OnceLock<ModelLayers>,
+    own_controls: OwnControls,
+    controls: ControlCache,
     hash: String,
 }
 
@@ -312,12 +339,16 @@ impl Model {
         let schedule = NoiseSchedule::new(&configs.scheduler, &configs.labels.scheduler)?;
         let weights = PartWeights::open(files, configs.class)?;
         let tokenizers = tokenizers(files, configs.class)?;
-        let text = bind_texts(&configs, &weights, options.precision)?;
+        let packed = PackedParts::new(&weights.texts);
+        let text = bind_texts(&configs, &weights, options.precision, Some(&packed), None)?;
         for (tower, part) in text.towers(&tokenizers).iter().zip(configs.class.text_parts()) {
             tower.check_vocabulary(&files.describe(&format!("{}/vocab.json", part.tokenizer)))?;
         }
         // Hashing reads every byte; beside it the networks are bound.
-        let (networks, hash) = rayon::join(|| bind(&configs, &weights, options.precision), || weights.hash());
+        let (networks, hash) = rayon::join(
+            || bind(&configs, &weights, options.precision, Some(&packed), None),
+            || weights.hash(),
+        );
         Ok(Self {
             limits: canvas::Limits {
                 native,
@@ -332,6 +363,11 @@ impl Model {
             schedule,
             filter: ContentFilter::find(files)?,
             colours: OnceLock::new(),
+            own_controls: OwnControls::open(files)?,
+            controls: ControlCache::default(),
+            layers: OnceLock::new(),
+            adapters: AdapterCache::default(),
+            packed,
             configs,
             weights,
             hash,
@@ -395,20 +431,10 @@ impl Model {
         bound.map_err(|error| LoadError::new(error.kind(), error.to_string()))
     }
 
-    /// The text encoder again in f32, when it overflowed in a lower precision.
-    pub(crate) fn text_in_f32(&self) -> Result<TextEncoders, LoadError> {
-        bind_texts(&self.configs, &self.weights, Precision::F32)
-    }
-
     /// What reads prompts, with these encoders: the model's own, or the same in f32.
     pub(crate) fn reader<'a>(&'a self, encoders: &'a TextEncoders) -> Reader<'a> {
         let towers = encoders.towers(&self.tokenizers);
         Reader { towers, zeros_for_empty: self.configs.zeros_for_empty }
-    }
-
-    /// The networks again in f32, for a stage that overflowed in a lower precision.
-    pub(crate) fn networks_in_f32(&self) -> Result<Networks, LoadError> {
-        bind(&self.configs, &self.weights, Precision::F32)
     }
 
     /// The colours of latents, measured when they are first asked for.
@@ -425,25 +451,6 @@ impl Generator for Model {
     ) -> Result<GeneratedImage, GenerateError> {
         crate::generate::generate(self, request, progress)
     }
-}
-
-fn bind(configs: &Configs, weights: &PartWeights, precision: Precision) -> Result<Networks, LoadError> {
-    let scope = |part| Scope::root(part, precision);
-    Ok(Networks {
-        unet: Unet::load(&scope(&weights.unet), &configs.unet, &configs.labels.unet)?,
-        vae: Vae::load(&scope(&weights.vae), &configs.vae, &configs.labels.vae)?,
-        extra_channels: configs.unet.in_channels - configs.unet.out_channels,
-    })
-}
-
-fn bind_texts(
-    configs: &Configs,
-    weights: &PartWeights,
-    precision: Precision,
-) -> Result<TextEncoders, LoadError> {
-    let parts = configs.texts.iter().zip(&weights.texts).zip(&configs.labels.texts);
-    let parts: Vec<_> = parts.map(|((config, weights), label)| TextPart { config, weights, label }).collect();
-    TextEncoders::load(&parts, precision)
 }
 
 /// The tokenizers of all text encoders.

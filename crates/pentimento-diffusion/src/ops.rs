@@ -11,18 +11,22 @@ pub(crate) use rows::{Edges, Moments};
 
 use crate::{
     error::{LoadError, Result},
+    lora::Side,
     weights::Scope,
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use pentimento_kernels as kernels;
-use pentimento_kernels::{
-    AttentionShape, ConvOptions, Epilogue, Mask, NormActivation, PackedConv, PackedWeights, Padding, Upsample,
-};
+use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, Mask, NormActivation, Padding, Upsample};
+pub(crate) use pentimento_kernels::{PackedConv, PackedWeights};
+use std::sync::Arc;
 
 /// `y = x·Wᵀ + b` over the last dimension.
 pub(crate) struct Linear {
-    weight: PackedWeights,
+    /// Shared by all networks that are bound to the same weights.
+    weight: Arc<PackedWeights>,
     bias: Option<Vec<f32>>,
+    /// An adapter's low rank: its way down and up again.
+    side: Option<Arc<[PackedWeights; 2]>>,
 }
 
 impl Linear {
@@ -34,16 +38,13 @@ impl Linear {
 
     /// A layer without a bias.
     pub(crate) fn without_bias(scope: &Scope, inputs: usize, outputs: usize) -> Result<Self, LoadError> {
-        let weight = scope.values("weight", &[outputs, inputs])?;
-        let weight = PackedWeights::pack(weight.as_slice(), outputs, inputs, scope.precision());
-        Ok(Self { weight, bias: None })
+        Ok(Self { weight: scope.packed_linear(&[outputs, inputs])?, bias: None, side: linear_side(scope) })
     }
 
     /// A 1×1 convolution's weights, used on token sequences.
     pub(crate) fn from_conv1x1(scope: &Scope, inputs: usize, outputs: usize) -> Result<Self, LoadError> {
-        let weight = scope.values("weight", &[outputs, inputs, 1, 1])?;
-        let weight = PackedWeights::pack(weight.as_slice(), outputs, inputs, scope.precision());
-        Ok(Self { weight, bias: Some(scope.values("bias", &[outputs])?) })
+        let weight = scope.packed_linear(&[outputs, inputs, 1, 1])?;
+        Ok(Self { weight, bias: Some(scope.values("bias", &[outputs])?), side: linear_side(scope) })
     }
 
     /// `[.., inputs] -> [.., outputs]`
@@ -75,7 +76,7 @@ impl Linear {
         }
         let mut y = vec![0f32; dims.iter().product()];
         // The fused kernel takes whole groups of 16 columns.
-        if inner.is_multiple_of(16) {
+        if inner.is_multiple_of(16) && self.side.is_none() {
             let bias = self.bias.as_deref();
             with_values(x, |x| kernels::linear_geglu(x, &self.weight, bias, &mut y))?;
         } else {
@@ -90,17 +91,52 @@ impl Linear {
             *last = self.weight.n();
         }
         let mut y = vec![0f32; dims.iter().product()];
-        with_values(x, |x| kernels::linear(x, &self.weight, self.bias.as_deref(), &mut y, epilogue))?;
+        let bias = self.bias.as_deref();
+        with_values(x, |x| match &self.side {
+            None => kernels::linear(x, &self.weight, bias, &mut y, epilogue),
+            Some(side) => self.apply_with(side, x, &mut y, epilogue),
+        })?;
         Tensor::from_vec(y, dims, &Device::Cpu)
+    }
+
+    /// The layer with its low rank: what that gives is added where the layer's result is stored.
+    fn apply_with(&self, [down, up]: &[PackedWeights; 2], x: &[f32], y: &mut [f32], epilogue: Epilogue) {
+        let rows = y.len() / self.weight.n().max(1);
+        let mut low = vec![0f32; rows * down.n()];
+        kernels::linear(x, down, None, &mut low, Epilogue::None);
+        let mut added = vec![0f32; y.len()];
+        let onto = match epilogue {
+            Epilogue::Add(_) => epilogue,
+            _ => Epilogue::None,
+        };
+        kernels::linear(&low, up, None, &mut added, onto);
+        kernels::linear(x, &self.weight, self.bias.as_deref(), y, Epilogue::Add(&added));
+        match epilogue {
+            Epilogue::None | Epilogue::Add(_) => {}
+            Epilogue::Silu => kernels::silu(y),
+            Epilogue::Gelu => kernels::gelu(y),
+            Epilogue::QuickGelu => kernels::quick_gelu(y),
+        }
+    }
+}
+
+/// The low rank beside the linear layer here.
+fn linear_side(scope: &Scope) -> Option<Arc<[PackedWeights; 2]>> {
+    match scope.side()? {
+        Side::Linear(pair) => Some(pair),
+        Side::Conv(_) => None,
     }
 }
 
 /// A square convolution over `[B, C, H, W]`.
 pub(crate) struct Conv2d {
-    weight: PackedConv,
+    /// Shared by all networks that are bound to the same weights.
+    weight: Arc<PackedConv>,
     bias: Option<Vec<f32>>,
     stride: usize,
     padding: Padding,
+    /// An adapter's low rank: its way down, with the same kernel, and up again.
+    side: Option<Arc<[PackedConv; 2]>>,
 }
 
 impl Conv2d {
@@ -122,10 +158,12 @@ impl Conv2d {
         outputs: usize,
         kernel: usize,
     ) -> Result<Self, LoadError> {
-        let shape = [outputs, inputs, kernel, kernel];
-        let weight = scope.values("weight", &shape)?;
-        let weight = PackedConv::pack(weight.as_slice(), shape, scope.precision());
-        Ok(Self { weight, bias: None, stride: 1, padding: Padding::all(kernel / 2) })
+        let weight = scope.packed_conv([outputs, inputs, kernel, kernel])?;
+        let side = match scope.side() {
+            Some(Side::Conv(pair)) => Some(pair),
+            Some(Side::Linear(_)) | None => None,
+        };
+        Ok(Self { weight, bias: None, stride: 1, padding: Padding::all(kernel / 2), side })
     }
 
     /// A convolution without a bias whose kernel cuts the picture into tiles that do not overlap.
@@ -182,7 +220,20 @@ impl Conv2d {
         let outputs = self.weight.c_out();
         let mut y = vec![0f32; batch * outputs * out_height * out_width];
         let shape = [batch, channels, height, width];
-        with_values(x, |x| kernels::conv2d(x, shape, &self.weight, &options, &mut y))?;
+        with_values(x, |x| {
+            let Some(side) = &self.side else {
+                return kernels::conv2d(x, shape, &self.weight, &options, &mut y);
+            };
+            let [down, up] = &**side;
+            let mut low = vec![0f32; batch * down.c_out() * out_height * out_width];
+            let plain = ConvOptions { bias: None, channel_add: None, residual: None, ..options };
+            kernels::conv2d(x, shape, down, &plain, &mut low);
+            let mut added = vec![0f32; y.len()];
+            let onto = ConvOptions { residual: options.residual, ..ConvOptions::default() };
+            kernels::conv2d(&low, [batch, down.c_out(), out_height, out_width], up, &onto, &mut added);
+            let options = ConvOptions { residual: Some(&added), ..options };
+            kernels::conv2d(x, shape, &self.weight, &options, &mut y);
+        })?;
         Tensor::from_vec(y, (batch, outputs, out_height, out_width), &Device::Cpu)
     }
 }

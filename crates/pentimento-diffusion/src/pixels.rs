@@ -19,6 +19,17 @@ pub(crate) fn to_tensor(picture: &Picture) -> Result<Tensor> {
     Tensor::from_vec(planes, (1, 3, height, width), &Device::Cpu)
 }
 
+/// The picture's colours from 0 to 1, as control networks are shown them.
+pub(crate) fn to_unit_tensor(picture: &Picture) -> Result<Tensor> {
+    let (width, height) = (picture.size().width() as usize, picture.size().height() as usize);
+    let count = picture.channels().count();
+    let plane = |channel: usize| {
+        picture.pixels().chunks_exact(count).map(move |pixel| f32::from(pixel[channel]) / 255.0)
+    };
+    let planes = (0..3).flat_map(plane).collect();
+    Tensor::from_vec(planes, (1, 3, height, width), &Device::Cpu)
+}
+
 /// The picture that a decoded tensor shows, clamped and rounded to the nearest byte as numpy rounds (half to
 /// even).
 pub(crate) fn to_picture(tensor: &Tensor) -> Result<Picture> {

@@ -8,7 +8,9 @@
 use crate::{
     config::TextConfig,
     error::{LoadError, LoadErrorKind, Result},
+    lora::Changes,
     model::Precision,
+    packed::Packed,
     text::TextEncoder,
     tokenizer::Tokenizer,
     weights::{Scope, Weights},
@@ -50,6 +52,10 @@ pub(crate) struct TextEncoders {
 pub(crate) struct TextPart<'a> {
     pub(crate) config: &'a TextConfig,
     pub(crate) weights: &'a Weights,
+    /// Layers that are bound already, or will be shared.
+    pub(crate) packed: Option<&'a Packed>,
+    /// What adapters change.
+    pub(crate) changes: Option<&'a Changes>,
     /// As messages name its configuration.
     pub(crate) label: &'a str,
 }
@@ -67,7 +73,8 @@ impl TextEncoders {
     /// Binds the weights of one or two encoders.
     pub(crate) fn load(parts: &[TextPart], precision: Precision) -> Result<Self, LoadError> {
         let load = |part: &TextPart| {
-            TextEncoder::load(&Scope::root(part.weights, precision), part.config, part.label)
+            let scope = Scope::root(part.weights, precision).sharing(part.packed).changed_by(part.changes);
+            TextEncoder::load(&scope, part.config, part.label)
         };
         let towers = parts.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         if towers.iter().any(|tower| tower.length() != towers[0].length()) {

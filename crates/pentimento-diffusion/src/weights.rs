@@ -8,6 +8,9 @@
 use crate::{
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
+    lora::{Changes, Side},
+    ops::{PackedConv, PackedWeights},
+    packed::{Layer, LayerKind, Packed},
     source::{SafetensorsFiles, WeightSource, absent},
 };
 use candle_core::{Device, Tensor};
@@ -76,6 +79,23 @@ impl Weights {
         let tensors = source.tensors().iter();
         let tensors = tensors.map(|(name, stored)| (name.clone(), origin(name, &stored.shape))).collect();
         Self { source, tensors }
+    }
+
+    /// The tensors of a single file; `engine_name` tells what the engine calls those that it knows by another name.
+    pub(crate) fn open_file(
+        files: &dyn ModelFiles,
+        path: &str,
+        engine_name: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, LoadError> {
+        let source = Arc::new(SafetensorsFiles::open(files, &[path.to_owned()])?);
+        let Self { source, tensors } = Self::named_alike(source);
+        let rename = |(name, origin): (String, Origin)| (engine_name(&name).unwrap_or(name), origin);
+        Ok(Self { source, tensors: tensors.into_iter().map(rename).collect() })
+    }
+
+    /// The shape of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|origin| origin.shape.as_slice())
     }
 
     /// Tensors of a source by the engine's names. Every origin's stored tensor is one of the source's.
@@ -203,33 +223,92 @@ fn nothing_to_read(files: &dyn ModelFiles, folder: &str, stem: &str, names: &[St
     }
 }
 
+/// Refuses a file whose reading would run its code.
+pub(crate) fn refuse_pickle(path: &str, label: &str) -> Result<(), LoadError> {
+    if !PICKLES.iter().any(|ending| path.to_lowercase().ends_with(ending)) {
+        return Ok(());
+    }
+    let message =
+        format!("{label} is a pickle file, which can run code when it is read: convert it to safetensors");
+    Err(LoadError::new(LoadErrorKind::Unsupported, message))
+}
+
 /// A place in the tree of tensor names.
 #[derive(Clone)]
 pub(crate) struct Scope<'a> {
     weights: &'a Weights,
     prefix: String,
     precision: crate::Precision,
+    packed: Option<&'a Packed>,
+    changes: Option<&'a Changes>,
 }
 
 impl<'a> Scope<'a> {
     /// The root of a part, whose layers will multiply in this precision.
     pub(crate) fn root(weights: &'a Weights, precision: crate::Precision) -> Self {
-        Self { weights, prefix: String::new(), precision }
+        Self { weights, prefix: String::new(), precision, packed: None, changes: None }
+    }
+
+    /// The same place, whose layers are taken from this table, and put there where they are not yet.
+    pub(crate) fn sharing(self, packed: Option<&'a Packed>) -> Self {
+        Self { packed, ..self }
+    }
+
+    /// The same place with changes of some layers laid over it.
+    pub(crate) fn changed_by(self, changes: Option<&'a Changes>) -> Self {
+        Self { changes, ..self }
     }
 
     /// The place `name` below this one.
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
         let dot = if self.prefix.is_empty() { "" } else { "." };
-        Self {
-            weights: self.weights,
-            prefix: format!("{}{dot}{name}", self.prefix),
-            precision: self.precision,
-        }
+        Self { prefix: format!("{}{dot}{name}", self.prefix), ..*self }
     }
 
-    /// Precision of the layers' products.
-    pub(crate) fn precision(&self) -> crate::Precision {
-        self.precision
+    /// The tensor `weight` here, packed for a linear layer: `[outputs, inputs]`, with ones behind it for a convolution
+    /// of one pixel.
+    pub(crate) fn packed_linear(&self, shape: &[usize]) -> Result<Arc<PackedWeights>, LoadError> {
+        if let Some(LayerKind::Linear(merged)) = self.changes.and_then(|changes| changes.merged(&self.prefix))
+        {
+            return Ok(merged.clone());
+        }
+        if let Some(LayerKind::Linear(shared)) = self.shared(shape) {
+            return Ok(shared);
+        }
+        let weight = self.values("weight", shape)?;
+        let weight = Arc::new(PackedWeights::pack(weight.as_slice(), shape[0], shape[1], self.precision));
+        self.share(LayerKind::Linear(weight.clone()), shape);
+        Ok(weight)
+    }
+
+    /// The tensor `weight` here, packed for a convolution.
+    pub(crate) fn packed_conv(&self, shape: [usize; 4]) -> Result<Arc<PackedConv>, LoadError> {
+        if let Some(LayerKind::Conv(merged)) = self.changes.and_then(|changes| changes.merged(&self.prefix)) {
+            return Ok(merged.clone());
+        }
+        if let Some(LayerKind::Conv(shared)) = self.shared(&shape) {
+            return Ok(shared);
+        }
+        let weight = self.values("weight", &shape)?;
+        let weight = Arc::new(PackedConv::pack(weight.as_slice(), shape, self.precision));
+        self.share(LayerKind::Conv(weight.clone()), &shape);
+        Ok(weight)
+    }
+
+    /// What runs beside the layer here.
+    pub(crate) fn side(&self) -> Option<Side> {
+        self.changes?.side(&self.prefix).cloned()
+    }
+
+    fn shared(&self, shape: &[usize]) -> Option<LayerKind> {
+        let layer = self.packed?.layer(&self.prefix)?;
+        (layer.stored == shape).then_some(layer.kind)
+    }
+
+    fn share(&self, kind: LayerKind, shape: &[usize]) {
+        if let Some(packed) = self.packed {
+            packed.keep_layer(&self.prefix, Layer { kind, stored: shape.to_vec() });
+        }
     }
 
     /// Whether there is a tensor `name` here.
@@ -239,7 +318,16 @@ impl<'a> Scope<'a> {
 
     /// Reads the tensor `name` here.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        self.weights.tensor(&self.at(name).prefix, shape)
+        let place = self.at(name).prefix;
+        let shared = self.packed.and_then(|packed| packed.tensor(&place));
+        if let Some(shared) = shared.filter(|tensor| tensor.dims() == shape) {
+            return Ok(shared);
+        }
+        let tensor = self.weights.tensor(&place, shape)?;
+        if let Some(packed) = self.packed {
+            packed.keep_tensor(&place, tensor.clone());
+        }
+        Ok(tensor)
     }
 
     /// Reads the values of the tensor `name` here.

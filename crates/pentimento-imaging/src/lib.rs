@@ -8,6 +8,7 @@
 //! Values: sRGB bytes, alpha not premultiplied; colour profiles and gamma chunks are not applied. Everything here is
 //! a pure function of its arguments: the same bytes in give the same bytes out.
 
+mod canny;
 mod composite;
 mod decode;
 mod encode;
@@ -24,8 +25,10 @@ mod receipt;
 mod rect;
 mod resample;
 mod resize;
+mod smooth;
 mod withhold;
 
+pub use canny::canny;
 pub use composite::composite;
 pub use decode::{Limits, decode};
 pub use encode::{encode, read_receipt};
@@ -40,4 +43,5 @@ pub use receipt::to_json;
 pub use rect::Rect;
 pub use resample::Filter;
 pub use resize::{crop, paste, resize, resize_by, without_alpha};
+pub use smooth::smooth;
 pub use withhold::{black, blur_away};

@@ -3,7 +3,7 @@
 //! Units: durations are `seconds`, memory is bytes. Numbers that JSON cannot say are the strings `"inf"`, `"-inf"` and
 //! `"nan"`; an infinite sigma is one. What is unknown is `null`.
 
-use pentimento_request::{PromptReport, Receipt, Size, StageTiming};
+use pentimento_request::{ControlReport, LoraReport, PromptReport, Receipt, Size, StageTiming};
 use serde_json::{Value, json};
 use std::fmt::Display;
 
@@ -29,6 +29,8 @@ pub fn to_json(receipt: &Receipt) -> Value {
         precision,
         prompts,
         verdict,
+        loras,
+        controls,
         notes,
         pixels_hash,
         timings,
@@ -56,6 +58,8 @@ pub fn to_json(receipt: &Receipt) -> Value {
         }),
         "precision": precision,
         "filter": verdict.name(),
+        "loras": loras.iter().map(lora).collect::<Vec<_>>(),
+        "controls": controls.iter().map(control).collect::<Vec<_>>(),
         "notes": notes,
         "pixels_hash": pixels_hash,
         "timings": timings.iter().map(timing).collect::<Vec<_>>(),
@@ -70,6 +74,23 @@ fn prompt(PromptReport { text, weight, chunks, truncated }: &PromptReport) -> Va
         "chunks": chunks,
         "truncated": truncated,
     })
+}
+
+fn lora(report: &LoraReport) -> Value {
+    let LoraReport { name, hash, weight, text_weight, flavours, matched, unmatched } = report;
+    json!({
+        "name": name,
+        "hash": hash,
+        "weight": number(weight),
+        "text_weight": number(text_weight),
+        "flavours": flavours,
+        "matched": matched,
+        "unmatched": unmatched,
+    })
+}
+
+fn control(ControlReport { name, hash, hint, weight, steps_run }: &ControlReport) -> Value {
+    json!({ "name": name, "hash": hash, "hint": hint, "weight": number(weight), "steps_run": steps_run })
 }
 
 fn timing(StageTiming { stage, took }: &StageTiming) -> Value {

@@ -45,6 +45,10 @@ pub struct Receipt {
     pub prompts: Vec<PromptReport>,
     /// What the content filter said of the picture, and what became of it.
     pub verdict: Verdict,
+    /// The adapters, and what of them was found in the model.
+    pub loras: Vec<LoraReport>,
+    /// The control networks, in the request's order.
+    pub controls: Vec<ControlReport>,
     /// Remarks on anything that was not done as a caller may expect (a stage redone in f32, say).
     pub notes: Vec<String>,
     /// SHA-256 over the result's pixels, in hexadecimal.
@@ -66,6 +70,40 @@ pub struct PromptReport {
     pub chunks: Vec<usize>,
     /// Tokens that did not fit and were left out.
     pub truncated: usize,
+}
+
+/// What became of an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraReport {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its file, in hexadecimal.
+    pub hash: String,
+    /// Its weight in the denoising network.
+    pub weight: f32,
+    /// Its weight in the text encoders.
+    pub text_weight: f32,
+    /// Its flavours, as `LoRA` or `LoKr`.
+    pub flavours: Vec<String>,
+    /// The model's layers that it changes.
+    pub matched: Vec<String>,
+    /// Tensors of its file that change nothing.
+    pub unmatched: Vec<String>,
+}
+
+/// What became of a control network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlReport {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 over its weights, in hexadecimal; `None` where it was not run.
+    pub hash: Option<String>,
+    /// What it was shown: `edges 100:200`, or `picture`.
+    pub hint: String,
+    /// Its weight.
+    pub weight: f32,
+    /// Steps in which it ran.
+    pub steps_run: usize,
 }
 
 /// How long a stage took.

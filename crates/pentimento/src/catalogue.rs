@@ -283,8 +283,7 @@ struct Bed<'a> {
 impl Bed<'_> {
     fn load(&self) -> Result<Model, GenerateError> {
         let Offered { source, precision, pixel_cap } = &self.offered;
-        let options =
-            LoadOptions { name: self.name.to_owned(), precision: *precision, pixel_cap: *pixel_cap };
+        let options = LoadOptions { precision: *precision, ..LoadOptions::new(self.name, *pixel_cap) };
         let since = Instant::now();
         let loaded = source.files().and_then(|files| Ok(Model::load(&*files, options)?));
         let model = loaded.map_err(|error| {

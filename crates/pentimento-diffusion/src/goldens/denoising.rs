@@ -152,6 +152,7 @@ fn trajectories_on_a_unet_are_the_references() {
             shown: None,
             schedule: &schedule,
             guidance: None,
+            controls: None,
         };
         follow(&golden, name, case, &mut denoise);
     }

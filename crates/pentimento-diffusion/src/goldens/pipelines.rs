@@ -4,7 +4,7 @@
 //! decoded here where the picture was not kept (the decoder has goldens of its own).
 
 use super::{Golden, files, reference};
-use crate::{LoadOptions, Model, Precision, pixels};
+use crate::{LoadOptions, Model, pixels};
 use pentimento_imaging as imaging;
 use pentimento_request::{
     Canvas, Channels, ClipSkip, Conditioning, GenerationRequest, Generator, GuidanceScale, NoiseSource,
@@ -84,7 +84,7 @@ fn read(name: &str) -> Picture {
 }
 
 fn load(model: &str) -> Model {
-    let options = LoadOptions { name: model.to_owned(), precision: Precision::F32, pixel_cap: 1 << 20 };
+    let options = LoadOptions::new(model, 1 << 20);
     Model::load(&files(model), options).expect("a model")
 }
 

@@ -6,10 +6,12 @@
 
 mod attention;
 mod blocks;
+mod control;
 pub(crate) mod resnet;
 pub(crate) mod time;
 
 pub(crate) use attention::Context;
+pub(crate) use control::{ControlNet, Residuals};
 pub(crate) use time::{Added, AddedInputs};
 
 use crate::{
@@ -31,13 +33,15 @@ pub(crate) struct Conditions<'a> {
     pub(crate) context: &'a Context,
     /// Of pooled texts, sizes and the guidance scale, bound by [`Unet::added`]; `None` where the network takes none.
     pub(crate) added: Option<&'a Added>,
+    /// Of control networks, added to the skips and the middle.
+    pub(crate) residuals: Option<&'a Residuals>,
 }
 
 #[cfg(test)]
 impl<'a> Conditions<'a> {
     /// The texts alone.
     pub(crate) fn of(context: &'a Context) -> Self {
-        Self { context, added: None }
+        Self { context, added: None, residuals: None }
     }
 }
 
@@ -174,7 +178,7 @@ impl Unet {
 
     /// What the network predicts for `x` `[B, C, h, w]` at `timestep` (0 to 999, fractions allowed).
     pub(crate) fn forward(&self, x: &Tensor, timestep: f64, conditions: &Conditions) -> Result<Tensor> {
-        let Conditions { context, added } = *conditions;
+        let Conditions { context, added, residuals } = *conditions;
         let time = self.time.forward(timestep, added)?;
         let mut x = self.conv_in.forward(x)?;
         let mut skips = vec![x.clone()];
@@ -182,6 +186,12 @@ impl Unet {
             x = level.forward(x, &time, context, &mut skips)?;
         }
         x = self.middle.forward(&x, &time, context)?;
+        if let Some(residuals) = residuals {
+            for (skip, residual) in skips.iter_mut().zip(&residuals.down) {
+                *skip = (&*skip + residual)?;
+            }
+            x = (x + &residuals.middle)?;
+        }
         for level in &self.up {
             x = level.forward(x, &time, context, &mut skips)?;
         }

@@ -12,7 +12,7 @@ mod loading;
 mod precision;
 mod requests;
 
-use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};
+use pentimento_diffusion::{Folder, LoadOptions, Model};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -36,7 +36,7 @@ fn tiny_folder() -> PathBuf {
 }
 
 fn options(name: &str) -> LoadOptions {
-    LoadOptions { name: name.to_owned(), precision: Precision::F32, pixel_cap: 512 * 512 }
+    LoadOptions::new(name, 512 * 512)
 }
 
 /// The tiny model, loaded once.

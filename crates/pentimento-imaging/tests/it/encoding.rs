@@ -108,6 +108,13 @@ fn json_says_everything() {
         "region": { "x": 1, "y": 2, "width": 3, "height": 4 },
         "precision": "bf16",
         "filter": "clean",
+        "loras": [{
+            "name": "style", "hash": "aa", "weight": 0.4, "text_weight": -0.2, "flavours": ["LoRA"],
+            "matched": ["unet.conv_in"], "unmatched": ["lora_unet_strange.alpha"],
+        }],
+        "controls": [{
+            "name": "canny", "hash": null, "hint": "edges 100:200", "weight": 0.0, "steps_run": 0,
+        }],
         "notes": ["decoded again in f32"],
         "pixels_hash": "00ff",
         "timings": [{ "stage": "sample", "seconds": 1.25 }],

@@ -2,7 +2,8 @@
 
 use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
-    Channels, Mask, Picture, PromptReport, Receipt, Sampler, Schedule, Size, Stage, StageTiming, Verdict,
+    Channels, ControlReport, LoraReport, Mask, Picture, PromptReport, Receipt, Sampler, Schedule, Size,
+    Stage, StageTiming, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -77,6 +78,22 @@ pub(crate) fn receipt() -> Receipt {
         precision: "bf16",
         prompts: vec![prompt("a red house", 1.0), prompt("fog", -1.0)],
         verdict: Verdict::Clean,
+        loras: vec![LoraReport {
+            name: "style".to_owned(),
+            hash: "aa".to_owned(),
+            weight: 0.4,
+            text_weight: -0.2,
+            flavours: vec!["LoRA".to_owned()],
+            matched: vec!["unet.conv_in".to_owned()],
+            unmatched: vec!["lora_unet_strange.alpha".to_owned()],
+        }],
+        controls: vec![ControlReport {
+            name: "canny".to_owned(),
+            hash: None,
+            hint: "edges 100:200".to_owned(),
+            weight: 0.0,
+            steps_run: 0,
+        }],
         notes: vec!["decoded again in f32".to_owned()],
         pixels_hash: "00ff".to_owned(),
         timings: vec![StageTiming { stage: Stage::Sample, took: Duration::from_millis(1250) }],

@@ -194,6 +194,8 @@ fn receipt(request: &GenerationRequest) -> Receipt {
         precision: "f32",
         prompts: vec![],
         verdict: Verdict::Unchecked,
+        loras: vec![],
+        controls: vec![],
         notes: vec![],
         pixels_hash: String::new(),
         timings: vec![],
