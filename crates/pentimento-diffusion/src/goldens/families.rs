@@ -2,7 +2,7 @@
 
 use super::{Golden, assert_close, f32_root, files, part};
 use crate::{
-    LoadOptions, Model, Precision,
+    LoadOptions, Model,
     config::UnetConfig,
     unet::{AddedInputs, Conditions, Unet},
 };
@@ -16,7 +16,7 @@ fn positions(golden: &Golden) -> Tensor {
 #[test]
 fn two_encoders_side_by_side_are_those_of_transformers() {
     let golden = Golden::open("families/networks");
-    let options = LoadOptions { name: "xl".to_owned(), precision: Precision::F32, pixel_cap: 1 << 20 };
+    let options = LoadOptions::new("xl", 1 << 20);
     let model = Model::load(&files("tiny-xl"), options).expect("a model");
     let towers = model.reader(&model.text).towers;
     for (index, text) in golden.case["texts"].as_array().expect("texts").iter().enumerate() {
