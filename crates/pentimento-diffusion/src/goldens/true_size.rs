@@ -1,15 +1,16 @@
-//! The true Stable Diffusion 1.5 architecture with random weights, against diffusers.
+//! The true architectures of Stable Diffusion 1.5 and XL with random weights, against diffusers.
 //!
-//! The model takes gigabytes, so `reference/sd15_random.py FOLDER` makes it where it is wanted, and
-//! `PENTIMENTO_SD15_RANDOM=FOLDER cargo test --release -p pentimento-diffusion true_size -- --nocapture` compares.
+//! The models take gigabytes, so `reference/sd15_random.py FOLDER` and `reference/sdxl_random.py FOLDER` make them where
+//! they are wanted, and `PENTIMENTO_SD15_RANDOM=FOLDER` or `PENTIMENTO_SDXL_RANDOM=FOLDER` before
+//! `cargo test --release -p pentimento-diffusion true_size -- --nocapture` compares.
 
 use super::{Golden, f32_root};
 use crate::{
-    Precision,
+    LoadOptions, Model, Precision,
     config::{TextConfig, UnetConfig, VaeConfig, read_json},
     files::Folder,
     text::TextEncoder,
-    unet::{Conditions, Unet},
+    unet::{AddedInputs, Conditions, Unet},
     vae::Vae,
     weights::{Scope, Weights},
 };
@@ -73,5 +74,48 @@ fn the_true_size_is_what_diffusers_computes() {
             println!("UNet step {precision:?}: {:.2} s, relative error {error:.1e}", times[times.len() - 1]);
             assert!(error < allowed);
         }
+    }
+}
+
+/// The largest memory that this process has had, where the system tells.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.map_or("unknown".to_owned(), |peak| peak.trim().to_owned())
+}
+
+#[test]
+fn the_true_size_of_xl_is_what_diffusers_computes() {
+    let Some(folder) = std::env::var_os("PENTIMENTO_SDXL_RANDOM").map(PathBuf::from) else {
+        println!("skipped: PENTIMENTO_SDXL_RANDOM names no folder (see reference/sdxl_random.py)");
+        return;
+    };
+    let golden = Golden::read(&folder.join("expected.safetensors"));
+    let tensor = |name: &str| golden.tensor(&format!("unet.{name}"));
+    let sizes: Vec<f32> = tensor("sizes").to_vec1().expect("sizes");
+    for (precision, allowed) in [(Precision::Bf16, 3e-2), (Precision::F32, 1e-4)] {
+        let options = LoadOptions { name: "xl".to_owned(), precision, pixel_cap: 1 << 20 };
+        let start = Instant::now();
+        let model = Model::load(&Folder::new(&folder), options).expect("a model");
+        println!(
+            "{precision:?}: loaded in {:.1} s, peak memory {}",
+            start.elapsed().as_secs_f64(),
+            peak_memory()
+        );
+        let unet = &model.networks.unet;
+        let (pooled, sizes) = (tensor("pooled"), sizes.clone().try_into().expect("six sizes"));
+        let inputs = AddedInputs { pooled: Some(&pooled), sizes, guidance_scale: 1.0 };
+        let (context, added) = (unet.context(&tensor("context")), unet.added(&inputs));
+        let (context, added) = (context.expect("keys and values"), added.expect("what is added"));
+        let conditions = Conditions { added: added.as_ref(), ..Conditions::of(&context) };
+        let start = Instant::now();
+        let got = unet.forward(&tensor("sample"), golden.f64s("unet.timestep")[0], &conditions);
+        let (got, took) = (got.expect("a prediction"), start.elapsed().as_secs_f64());
+        let error = relative_rms(&got, &tensor("output"));
+        println!(
+            "UNet step {precision:?}: {took:.2} s, relative error {error:.1e}, peak memory {}",
+            peak_memory()
+        );
+        assert!(error < allowed);
     }
 }
