@@ -17,6 +17,8 @@ PROGRAMS = {
     "filter": False,
     "samplers": False,
     "pipelines": True,
+    "families": False,
+    "single_files": False,
     "imaging": False,
 }  # whether it needs the embedded model
 

@@ -18,13 +18,14 @@ pub(crate) const DEFAULT_MODEL: Embedded = Embedded(&[
     embed!("vae/diffusion_pytorch_model.safetensors"),
 ]);
 
-/// Licence, attributions and the full texts that they refer to, in this order.
-pub(crate) const NOTICES: [&str; 5] = [
+/// Licence, attributions and the full texts that they refer to, in this order; last those of the engine's own tokenizer.
+pub(crate) const NOTICES: [&str; 6] = [
     include_str!("../../../models/default/LICENSE.md"),
     include_str!("../../../models/default/ATTRIBUTION.md"),
     include_str!("../../../models/default/licences/fluent-emoji-MIT.txt"),
     include_str!("../../../models/default/licences/emojibase-MIT.txt"),
     include_str!("../../../models/default/licences/APACHE-2.0.txt"),
+    pentimento_diffusion::NOTICE,
 ];
 
 /// A file of `models/default` with its path in the model.

@@ -187,7 +187,7 @@ impl Pair {
 
     fn draw(&self, files: &dyn ModelFiles) -> (Model, GeneratedImage) {
         let case = self.manifest.case.as_ref().expect("a case");
-        let options = LoadOptions::new(case.model.clone(), 1 << 20);
+        let options = LoadOptions::new(&case.model, 1 << 20);
         let model = Model::load(files, options).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let image = model.generate(&case.request(), &mut Quiet).expect("a picture");
         (model, image)

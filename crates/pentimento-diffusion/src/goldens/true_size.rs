@@ -94,7 +94,7 @@ fn the_true_size_of_xl_is_what_diffusers_computes() {
     let tensor = |name: &str| golden.tensor(&format!("unet.{name}"));
     let sizes: Vec<f32> = tensor("sizes").to_vec1().expect("sizes");
     for (precision, allowed) in [(Precision::Bf16, 3e-2), (Precision::F32, 1e-4)] {
-        let options = LoadOptions { name: "xl".to_owned(), precision, pixel_cap: 1 << 20 };
+        let options = LoadOptions { precision, ..LoadOptions::new("xl", 1 << 20) };
         let start = Instant::now();
         let model = Model::load(&Folder::new(&folder), options).expect("a model");
         println!(
