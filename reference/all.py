@@ -19,6 +19,7 @@ PROGRAMS = {
     "pipelines": True,
     "families": False,
     "single_files": False,
+    "hires": False,
     "imaging": False,
 }  # whether it needs the embedded model
 

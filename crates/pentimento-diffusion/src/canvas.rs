@@ -71,6 +71,15 @@ impl Limits {
         Ok(())
     }
 
+    /// The size with both sides multiplied, to the nearest multiples of the factor.
+    pub(crate) fn scaled(&self, size: Size, scale: f64) -> Result<Size, GenerateError> {
+        let factor = f64::from(self.factor);
+        let side = |side: u32| (f64::from(side) * scale / factor).round() as u32 * self.factor;
+        let scaled = Size::new(side(size.width()), side(size.height())).map_err(invalid)?;
+        self.check(scaled)?;
+        Ok(scaled)
+    }
+
     /// The size cut down to multiples of the factor, at least one cell.
     fn cut_to_factor(&self, size: Size) -> Result<Size, GenerateError> {
         let cut = |side: u32| (side - side % self.factor).max(self.factor);

@@ -10,17 +10,18 @@ use crate::{
     config::read_json,
     error::{LoadError, Result},
     files::ModelFiles,
+    generate::internal,
     ops::with_values,
     vision::{ImageProcessor, VisionConfig, VisionEncoder},
     weights::{Scope, Weights},
 };
 use pentimento_imaging as imaging;
-use pentimento_request::{FilterMode, Picture, Verdict};
+use pentimento_request::{ErrorKind, FilterMode, GenerateError, Picture, Verdict};
 use serde::Deserialize;
 use std::sync::OnceLock;
 
 /// The folder of the checker in a model.
-const FOLDER: &str = "safety_checker";
+pub(crate) const CHECKER: &str = "safety_checker";
 
 /// How pictures are prepared for it.
 const PREPROCESSOR: &str = "feature_extractor/preprocessor_config.json";
@@ -59,10 +60,10 @@ impl Default for CheckerConfig {
 impl ContentFilter {
     /// The checker in a model's folder; `None` where there is no such folder.
     pub(crate) fn find(files: &dyn ModelFiles) -> Result<Option<Self>, LoadError> {
-        if files.list(FOLDER)?.is_empty() {
+        if files.list(CHECKER)?.is_empty() {
             return Ok(None);
         }
-        let path = format!("{FOLDER}/config.json");
+        let path = format!("{CHECKER}/config.json");
         let mut config: CheckerConfig = read_json(files, &path)?;
         config.vision_config.projection_dim = config.projection_dim;
         let side = config.vision_config.image_size;
@@ -70,9 +71,27 @@ impl ContentFilter {
             Some(_) => ImageProcessor::read(files, PREPROCESSOR, side)?,
             None => ImageProcessor::for_side(side),
         };
-        let weights = Weights::open(files, FOLDER, "model")?;
+        let weights = Weights::open(files, CHECKER, "model")?;
         let label = files.describe(&path);
         Ok(Some(Self { config, processor, weights, label, checker: OnceLock::new() }))
+    }
+
+    /// Its files of weights.
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// What the checker leaves of a picture, and its verdict.
+    pub(crate) fn judge(
+        &self,
+        picture: Picture,
+        mode: FilterMode,
+    ) -> Result<(Picture, Verdict), GenerateError> {
+        let checker = self.checker().map_err(|error| {
+            GenerateError::new(ErrorKind::Internal, format!("cannot bind the safety checker: {error}"))
+        })?;
+        let scores = checker.scores(&picture).map_err(internal)?;
+        Ok(judged(picture, scores.object(), mode))
     }
 
     /// The checker. In f32 always: a verdict does not depend on the precision of the model.
@@ -187,8 +206,14 @@ fn to_three_digits(value: f64) -> f64 {
     (value * 1000.0).round_ties_even() / 1000.0
 }
 
+/// What is done with pictures that the checker objects to: what was asked for, else what is usual for the model.
+pub(crate) fn mode(filter: Option<&ContentFilter>, asked: Option<FilterMode>) -> FilterMode {
+    let usual = if filter.is_some() { FilterMode::Blur } else { FilterMode::Off };
+    asked.unwrap_or(usual)
+}
+
 /// What becomes of a picture in this mode, and the verdict.
-pub(crate) fn judged(picture: Picture, objected: bool, mode: FilterMode) -> (Picture, Verdict) {
+fn judged(picture: Picture, objected: bool, mode: FilterMode) -> (Picture, Verdict) {
     match (objected, mode) {
         (_, FilterMode::Off) => (picture, Verdict::Unchecked),
         (false, _) => (picture, Verdict::Clean),

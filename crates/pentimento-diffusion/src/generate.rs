@@ -13,14 +13,15 @@ use crate::{
     error::LoadError,
     filter,
     guidance::{Guidance, GuidedUnet},
+    hires::{self, SecondPass},
     latent_mask::{KnownLatent, MaskCells},
     lora::WantedLora,
     model::{Bound, Model, Networks, Precision, precision_name},
     noise::Noise,
-    pixels,
+    pixels, placing,
     plan::Plan,
     prompt,
-    samplers::{self, StepEnd},
+    samplers::{self, Path, StepEnd},
     text_encoders::TextEncoders,
     unet::{Added, AddedInputs, Conditions, Context, Unet},
     vae::{Encoded, Vae},
@@ -28,9 +29,9 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, FilterMode, GenerateError, GeneratedImage,
-    GenerationRequest, Mask, NoiseSource, Picture, Progress, PromptReport, Receipt, Size, SolverOptions,
-    Stage, StepReport, Task, Texture, Untouched, Verdict,
+    ClipSkip, Conditioning, ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask,
+    NoiseSource, Picture, Progress, PromptReport, Receipt, Size, SolverOptions, Stage, StepReport, Task,
+    Texture, Verdict,
 };
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
@@ -91,7 +92,6 @@ fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
         &request.conditioning;
     let asked = [
         ("clip_skip", request.clip_skip != ClipSkip::LAST),
-        ("hires", request.hires.is_some()),
         ("solver", request.solver != SolverOptions::USUAL),
         ("noise", request.noise != NoiseSource::TorchCpu),
         ("image_prompts", !image_prompts.is_empty()),
@@ -160,6 +160,19 @@ struct Steered<'a> {
     controls: Vec<BoundControl>,
 }
 
+/// One walk of a sampler.
+struct Pass {
+    /// As notes call it.
+    name: &'static str,
+    path: Path,
+    /// The size at which the model works.
+    work: Size,
+    /// Steps of the passes before it.
+    before: usize,
+    /// Steps of all passes.
+    of: usize,
+}
+
 /// Where sampling starts.
 struct Start {
     x: Tensor,
@@ -205,14 +218,11 @@ impl Run<'_> {
             None => self.start_from_noise(&mut noise)?,
         };
         enter(self.progress, Stage::Sample)?;
-        let draws_so_far = noise.clone();
-        let unet = self.steering.bound.unet.as_ref().unwrap_or(&self.model.networks.unet);
-        let steered = self.steer(unet, input, prompts, false)?;
-        let mut latents = self.sample(&steered, &start, noise)?;
-        if !pixels::is_finite(&latents).map_err(internal)? {
-            let networks = self.again_in_f32("the steps")?;
-            let steered = self.steer(&networks.unet, input, prompts, true)?;
-            latents = self.sample(&steered, &start, draws_so_far)?;
+        let mut latents = self.walk(&start, input, prompts, &mut noise, &self.first_pass())?;
+        if let Some(pass) = self.second_pass() {
+            let mut noise = Noise::new(self.request.seed);
+            let start = self.start_again(&latents, &mut noise, &pass).map_err(internal)?;
+            latents = self.walk(&start, input, prompts, &mut noise, &pass)?;
         }
         enter(self.progress, Stage::Decode)?;
         let mut decoded = self.model.networks.vae.decode(&latents).map_err(internal)?;
@@ -226,7 +236,7 @@ impl Run<'_> {
             ));
         }
         let picture = pixels::to_picture(&decoded).map_err(internal)?;
-        self.finish_pixels(picture)
+        placing::placed(self.request, &self.plan.frame, picture)
     }
 
     fn start_from_noise(&mut self, noise: &mut Noise) -> Result<Start, GenerateError> {
@@ -318,11 +328,56 @@ impl Run<'_> {
         }
     }
 
+    fn first_pass(&self) -> Pass {
+        let Plan { path, frame, second, .. } = &self.plan;
+        let more = second.as_ref().map_or(0, |second| second.path.steps());
+        Pass { name: "the steps", path: path.clone(), work: frame.work, before: 0, of: path.steps() + more }
+    }
+
+    fn second_pass(&self) -> Option<Pass> {
+        let SecondPass { path, work, .. } = self.plan.second.as_ref()?;
+        let before = self.plan.path.steps();
+        let of = before + path.steps();
+        Some(Pass { name: "the second pass", path: path.clone(), work: *work, before, of })
+    }
+
+    /// The first pass's latents, enlarged and noised again.
+    fn start_again(&self, latents: &Tensor, noise: &mut Noise, pass: &Pass) -> candle_core::Result<Start> {
+        let shape @ [_, _, height, width] = self.latent_shape_at(pass.work);
+        let clean = hires::enlarge(latents, height, width)?;
+        let (drawn, level) = (noise.draw(&shape)?, pass.path.level(0));
+        let x = ((clean * level.signal)? + (drawn * level.noise)?)?;
+        Ok(Start { x, known: None, shown: None })
+    }
+
+    /// Runs a pass, and again in f32 where it overflowed.
+    fn walk(
+        &mut self,
+        start: &Start,
+        input: Option<&Input>,
+        prompts: &prompt::Embedded,
+        noise: &mut Noise,
+        pass: &Pass,
+    ) -> Result<Tensor, GenerateError> {
+        let draws_so_far = noise.clone();
+        let unet = self.steering.bound.unet.as_ref().unwrap_or(&self.model.networks.unet);
+        let steered = self.steer(unet, input, prompts, pass, false)?;
+        let latents = self.sample(&steered, start, noise, pass)?;
+        if pixels::is_finite(&latents).map_err(internal)? {
+            return Ok(latents);
+        }
+        *noise = draws_so_far;
+        let networks = self.again_in_f32(pass.name)?;
+        let steered = self.steer(&networks.unet, input, prompts, pass, true)?;
+        self.sample(&steered, start, noise, pass)
+    }
+
     fn sample(
         &mut self,
         steered: &Steered,
         start: &Start,
-        mut noise: Noise,
+        noise: &mut Noise,
+        pass: &Pass,
     ) -> Result<Tensor, GenerateError> {
         let Steered { unet, context, added, controls } = steered;
         let step = Cell::new(0);
@@ -332,18 +387,18 @@ impl Run<'_> {
             shown: start.shown.as_ref(),
             schedule: &self.model.schedule,
             guidance: self.guidance(),
-            controls: Some(Controls { bound: controls, step: &step, steps: self.plan.path.steps() }),
+            controls: Some(Controls { bound: controls, step: &step, steps: pass.path.steps() }),
         };
-        let shape = self.latent_shape();
+        let shape = self.latent_shape_at(pass.work);
         let mut draw = || noise.draw(&shape);
         let mut cancelled = false;
         // What nobody may see in the end, nobody sees on the way.
         let previews = matches!(self.filter_mode(), FilterMode::Off | FilterMode::Flag);
-        let (model, path, progress) = (self.model, &self.plan.path, &mut *self.progress);
+        let (model, path, progress) = (self.model, &pass.path, &mut *self.progress);
         let mut between = |end: StepEnd<'_>, x: Tensor| {
             step.set(end.index + 1);
             let preview = || if previews { model.colours()?.draw(end.denoised).ok() } else { None };
-            let report = StepReport { step: end.index + 1, of: path.steps(), preview: &preview };
+            let report = StepReport { step: pass.before + end.index + 1, of: pass.of, preview: &preview };
             if progress.step(&report).is_break() {
                 cancelled = true;
                 return Err(candle_core::Error::Msg("cancelled".to_owned()));
@@ -369,6 +424,7 @@ impl Run<'_> {
         unet: &'b Unet,
         input: Option<&Input>,
         prompts: &prompt::Embedded,
+        pass: &Pass,
         in_f32: bool,
     ) -> Result<Steered<'b>, GenerateError> {
         let prompt::Embedded { positive, negative, reports: _ } = prompts;
@@ -376,7 +432,8 @@ impl Run<'_> {
         let contexts: Vec<_> = halves.iter().map(|half| &half.context).collect();
         let pooled: Option<Vec<_>> = halves.iter().map(|half| half.pooled.as_ref()).collect();
         let pooled = pooled.map(|pooled| Tensor::cat(&pooled, 0)).transpose().map_err(internal)?;
-        let work = self.plan.frame.work;
+        let frame = Frame { work: pass.work, ..self.plan.frame };
+        let work = frame.work;
         let (height, width) = (work.height() as f32, work.width() as f32);
         let inputs = AddedInputs {
             pooled: pooled.as_ref(),
@@ -385,10 +442,13 @@ impl Run<'_> {
             guidance_scale: f64::from(self.request.guidance_scale.get()),
         };
         let joined = Tensor::cat(&contexts, 0).map_err(internal)?;
-        let seen = input.and_then(|input| Some((&input.picture, input.task.init()?.size())));
-        let (wanted, frame) = (self.steering.controls, &self.plan.frame);
+        // A second pass is shown the input at its own size.
+        let shown = input.map(|input| imaging::resize(&input.picture, work));
+        let whole = input.and_then(|input| input.task.init()).map(|init| init.size());
+        let seen = shown.as_ref().zip(whole);
+        let wanted = self.steering.controls;
         let controls =
-            conditioning::bind_controls(self.model, wanted, frame, seen, &joined, &inputs, in_f32)?;
+            conditioning::bind_controls(self.model, wanted, &frame, seen, &joined, &inputs, in_f32)?;
         let context = unet.context(&joined).map_err(internal)?;
         Ok(Steered { unet, context, added: unet.added(&inputs).map_err(internal)?, controls })
     }
@@ -404,8 +464,11 @@ impl Run<'_> {
     }
 
     fn latent_shape(&self) -> [usize; 4] {
+        self.latent_shape_at(self.plan.frame.work)
+    }
+
+    fn latent_shape_at(&self, work: Size) -> [usize; 4] {
         let factor = self.model.limits.factor;
-        let work = self.plan.frame.work;
         let channels = self.model.networks.vae.latent_channels();
         [1, channels, (work.height() / factor) as usize, (work.width() / factor) as usize]
     }
@@ -426,60 +489,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The decoded picture at its place, at the size asked for, with what was not to be touched put back.
-    fn finish_pixels(&self, decoded: Picture) -> Result<Picture, GenerateError> {
-        let (frame, exact) = (&self.plan.frame, matches!(self.request.canvas, Canvas::Exact(_)));
-        match &self.request.task {
-            Task::Repaint { init, mask, untouched: Untouched::Restored, .. } if exact => {
-                let (init, mask) =
-                    (imaging::resize(init, frame.work), imaging::mask::resize(mask, frame.work));
-                imaging::composite(&init, &decoded, &mask).map_err(defect)
-            }
-            _ if exact => Ok(decoded),
-            Task::Repaint { init, mask, untouched, .. } => {
-                let placed = self.placed(init, &decoded)?;
-                let finished = match untouched {
-                    Untouched::Restored => imaging::composite(init, &placed, mask).map_err(defect)?,
-                    Untouched::AsDecoded => placed,
-                };
-                Ok(imaging::resize(&finished, frame.output))
-            }
-            Task::ImageToImage { init, .. } => {
-                Ok(with_alpha_of(init, imaging::resize(&decoded, frame.output)))
-            }
-            Task::TextToImage => Ok(imaging::resize(&decoded, frame.output)),
-        }
-    }
-
-    /// The decoded picture at the input's scale: in its region of the input where it shows only that.
-    fn placed(&self, init: &Picture, decoded: &Picture) -> Result<Picture, GenerateError> {
-        let Some(rect) = self.plan.frame.region else { return Ok(imaging::resize(decoded, init.size())) };
-        let shown = Size::new(rect.width, rect.height).map_err(defect)?;
-        let mut whole = imaging::without_alpha(init);
-        imaging::paste(&mut whole, &imaging::resize(decoded, shown), rect.x, rect.y);
-        Ok(whole)
-    }
-
     /// What the model's checker leaves of a picture, and its verdict.
     fn filtered(&mut self, picture: Picture) -> Result<(Picture, Verdict), GenerateError> {
-        let (Some(filter), mode) = (&self.model.filter, self.filter_mode()) else {
-            return Ok((picture, Verdict::Unchecked));
-        };
-        if mode == FilterMode::Off {
-            return Ok((picture, Verdict::Unchecked));
+        match (&self.model.filter, self.filter_mode()) {
+            (None, _) | (_, FilterMode::Off) => Ok((picture, Verdict::Unchecked)),
+            (Some(filter), mode) => {
+                enter(self.progress, Stage::Check)?;
+                filter.judge(picture, mode)
+            }
         }
-        enter(self.progress, Stage::Check)?;
-        let checker = filter.checker().map_err(|error| {
-            let message = format!("cannot bind the safety checker: {error}");
-            GenerateError::new(ErrorKind::Internal, message)
-        })?;
-        let scores = checker.scores(&picture).map_err(internal)?;
-        Ok(filter::judged(picture, scores.object(), mode))
     }
 
     fn filter_mode(&self) -> FilterMode {
-        let usual = if self.model.filter.is_some() { FilterMode::Blur } else { FilterMode::Off };
-        self.request.filter.unwrap_or(usual)
+        filter::mode(self.model.filter.as_ref(), self.request.filter)
     }
 
     fn finished(self, picture: Picture, verdict: Verdict, prompts: Vec<PromptReport>) -> GeneratedImage {
@@ -502,6 +524,7 @@ impl Run<'_> {
             guidance_scale: request.guidance_scale.get(),
             guidance_rescale: request.guidance_rescale,
             strength: plan.strength,
+            hires: plan.second.as_ref().map(SecondPass::report),
             worked_at: plan.frame.work,
             region: plan.frame.region.map(|rect| [rect.x, rect.y, rect.width, rect.height]),
             size: picture.size(),
@@ -529,19 +552,6 @@ fn encode_pixels(vae: &Vae, pixels: &Tensor, noise: &mut Noise) -> candle_core::
         Encoded::Latents(latents) => latents,
     };
     vae.scale(&latents)
-}
-
-/// An opaque picture with the alpha of another one, if that has any.
-fn with_alpha_of(init: &Picture, picture: Picture) -> Picture {
-    if init.channels() == Channels::Rgb {
-        return picture;
-    }
-    let alpha = imaging::resize(init, picture.size());
-    let colours = picture.pixels().chunks_exact(3);
-    let alphas = alpha.pixels().chunks_exact(4).map(|pixel| pixel[3]);
-    let pixels =
-        colours.zip(alphas).flat_map(|(colour, alpha)| [colour[0], colour[1], colour[2], alpha]).collect();
-    Picture::new(picture.size(), Channels::Rgba, pixels).expect("four bytes for each pixel")
 }
 
 fn enter(progress: &mut dyn Progress, stage: Stage) -> Result<(), GenerateError> {
@@ -573,7 +583,7 @@ pub(crate) fn internal(error: candle_core::Error) -> GenerateError {
 }
 
 /// A value of ours that broke its own rule.
-fn defect(error: pentimento_request::InvalidValue) -> GenerateError {
+pub(crate) fn defect(error: pentimento_request::InvalidValue) -> GenerateError {
     GenerateError::caused_by(ErrorKind::Internal, "a size or mask did not fit", error)
 }
 

@@ -6,8 +6,8 @@
 //!
 //! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`,
 //! `text`, `vision`, `unet`, `vae` are the networks, which reach arithmetic only through `ops`; `noise`, `schedule`,
-//! `samplers`, `guidance`, `latent_mask` are the diffusion; `filter` looks at what it drew; `plan`, `canvas`, `prompt`, `generate` turn a
-//! request into a run of them.
+//! `samplers`, `guidance`, `latent_mask` are the diffusion; `filter` looks at what it drew; `plan`, `hires`, `canvas`,
+//! `prompt`, `placing`, `generate` turn a request into a run of them.
 
 mod canvas;
 mod clip;
@@ -19,6 +19,7 @@ mod files;
 mod filter;
 mod generate;
 mod guidance;
+mod hires;
 mod latent_mask;
 mod library;
 mod lora;
@@ -28,6 +29,7 @@ mod ops;
 mod original;
 mod packed;
 mod pixels;
+mod placing;
 mod plan;
 mod preview;
 mod prompt;

@@ -12,7 +12,7 @@ use crate::{
     control::{ControlCache, OwnControls},
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
-    filter::ContentFilter,
+    filter::{CHECKER, ContentFilter},
     library::{EmptyLibrary, Library},
     lora::{AdapterCache, ModelLayers},
     preview::LatentColours,
@@ -71,6 +71,13 @@ pub struct ModelSummary {
     pub scheduler: String,
     /// The parts with their weights.
     pub parts: Vec<Part>,
+}
+
+impl ModelSummary {
+    /// Whether the model has a checker of pictures.
+    pub fn has_filter(&self) -> bool {
+        self.parts.iter().any(|part| part.name == CHECKER)
+    }
 }
 
 /// One part of a model.
@@ -391,6 +398,9 @@ impl Model {
             texts.map(|(folders, weights)| part(folders.encoder, folders.class, weights)).collect();
         parts.push(part("unet", "UNet2DConditionModel", &weights.unet));
         parts.push(part("vae", &configs.vae.class_name, &weights.vae));
+        if let Some(filter) = ContentFilter::find(files)? {
+            parts.push(part(CHECKER, "StableDiffusionSafetyChecker", filter.weights()));
+        }
         let zero_snr = if schedule.has_zero_terminal_snr() { ", zero terminal SNR" } else { "" };
         Ok(ModelSummary {
             family: configs.family(),

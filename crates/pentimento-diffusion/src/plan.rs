@@ -2,6 +2,7 @@
 
 use crate::{
     canvas::Frame,
+    hires::SecondPass,
     model::Model,
     samplers::{AVAILABLE, Path},
     schedule::{NoiseLevel, NoiseSchedule},
@@ -21,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) initial_deviation: f64,
     pub(crate) strength: f64,
     pub(crate) frame: Frame,
+    /// The pass at a larger size that follows.
+    pub(crate) second: Option<SecondPass>,
 }
 
 impl Plan {
@@ -41,14 +44,16 @@ impl Plan {
             Task::TextToImage => Span::of(Strength::FULL),
             Task::ImageToImage { span, .. } | Task::Repaint { span, .. } => *span,
         };
-        let path = cut(whole_path(sampler, &model.schedule, schedule, steps), steps, span);
+        let path = path(sampler, &model.schedule, schedule, steps, span)?;
+        let frame = Frame::of(request, model.limits)?;
         Ok(Self {
+            second: SecondPass::of(model, request, &frame, sampler, schedule)?,
             sampler,
             schedule,
             initial_deviation: initial_deviation(&path, schedule),
             path,
             strength: span.strength.get(),
-            frame: Frame::of(request, model.limits)?,
+            frame,
         })
     }
 }
@@ -64,6 +69,17 @@ pub(crate) fn unavailable(sampler: Sampler) -> GenerateError {
     let known = AVAILABLE.map(Sampler::name).join(", ");
     let message = format!("sampler: {sampler} is not available in this version; available are {known}");
     GenerateError::new(ErrorKind::Unsupported, message)
+}
+
+/// The levels that a sampler runs: of a schedule of `steps`, the part that `span` means.
+pub(crate) fn path(
+    sampler: Sampler,
+    levels: &NoiseSchedule,
+    schedule: Schedule,
+    steps: usize,
+    span: Span,
+) -> Result<Path, GenerateError> {
+    Ok(cut(whole_path(sampler, levels, schedule, steps), steps, span))
 }
 
 fn whole_path(sampler: Sampler, levels: &NoiseSchedule, schedule: Schedule, steps: usize) -> Path {

@@ -50,7 +50,13 @@ fn settings(receipt: &Receipt) -> String {
         ("Model hash", hash),
         ("Model", receipt.model.clone()),
     ];
-    if receipt.task != "text-to-image" {
+    if let Some(hires) = &receipt.hires {
+        fields.push(("Denoising strength", hires.strength.to_string()));
+        fields.push(("Hires upscale", hires.scale.to_string()));
+        fields.push(("Hires steps", hires.steps.to_string()));
+        // A1111's name for latents enlarged bilinearly.
+        fields.push(("Hires upscaler", "Latent".to_owned()));
+    } else if receipt.task != "text-to-image" {
         fields.push(("Denoising strength", receipt.strength.to_string()));
     }
     let version = receipt.engine.strip_prefix("pentimento ").unwrap_or(&receipt.engine);

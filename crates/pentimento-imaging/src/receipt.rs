@@ -3,7 +3,9 @@
 //! Units: durations are `seconds`, memory is bytes. Numbers that JSON cannot say are the strings `"inf"`, `"-inf"` and
 //! `"nan"`; an infinite sigma is one. What is unknown is `null`.
 
-use pentimento_request::{ControlReport, LoraReport, PromptReport, Receipt, Size, StageTiming};
+use pentimento_request::{
+    ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, Size, StageTiming,
+};
 use serde_json::{Value, json};
 use std::fmt::Display;
 
@@ -23,6 +25,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
         guidance_scale,
         guidance_rescale,
         strength,
+        hires,
         worked_at,
         region,
         size,
@@ -51,6 +54,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
         "guidance_scale": number(guidance_scale),
         "guidance_rescale": number(guidance_rescale),
         "strength": number(strength),
+        "hires": hires.as_ref().map(second_pass),
         "size": size_object(*size),
         "worked_at": size_object(*worked_at),
         "region": region.map(|[x, y, width, height]| {
@@ -64,6 +68,18 @@ pub fn to_json(receipt: &Receipt) -> Value {
         "pixels_hash": pixels_hash,
         "timings": timings.iter().map(timing).collect::<Vec<_>>(),
         "peak_memory_bytes": peak_memory,
+    })
+}
+
+fn second_pass(pass: &SecondPassReport) -> Value {
+    let SecondPassReport { scale, strength, steps, steps_run, sigmas, worked_at } = pass;
+    json!({
+        "scale": number(scale),
+        "strength": number(strength),
+        "steps": steps,
+        "steps_run": steps_run,
+        "sigmas": sigmas.iter().map(number).collect::<Vec<_>>(),
+        "worked_at": size_object(*worked_at),
     })
 }
 

@@ -23,7 +23,7 @@ pub use error::{ErrorKind, GenerateError};
 pub use filter::{FilterMode, Verdict};
 pub use picture::{Channels, Mask, Picture};
 pub use progress::{Cancel, Progress, Quiet, Stage, StepReport};
-pub use receipt::{ControlReport, LoraReport, PromptReport, Receipt, StageTiming};
+pub use receipt::{ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, StageTiming};
 pub use sampling::{NoiseSource, PromptSyntax, Sampler, Schedule, SolverOptions, UnknownName};
 pub use values::{ClipSkip, GuidanceScale, InvalidValue, Size, Span, Steps, Strength};
 

@@ -33,6 +33,8 @@ pub struct Receipt {
     pub guidance_rescale: f32,
     /// Share of the schedule that was run, 1 for text-to-image.
     pub strength: f64,
+    /// The second pass, where there was one.
+    pub hires: Option<SecondPassReport>,
     /// Size at which the model worked.
     pub worked_at: Size,
     /// The part of the input that the model saw: x, y, width, height. `None` for all of it.
@@ -57,6 +59,23 @@ pub struct Receipt {
     pub timings: Vec<StageTiming>,
     /// Largest resident memory of the process until then, in bytes. `None` where the system does not tell.
     pub peak_memory: Option<u64>,
+}
+
+/// A second pass at a larger size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SecondPassReport {
+    /// Factor of both sides.
+    pub scale: f64,
+    /// Share of its schedule that was run.
+    pub strength: f64,
+    /// Steps of its whole schedule.
+    pub steps: usize,
+    /// Steps that were run of it.
+    pub steps_run: usize,
+    /// The noise levels that the sampler walked.
+    pub sigmas: Vec<f64>,
+    /// Size at which the model worked.
+    pub worked_at: Size,
 }
 
 /// How a prompt was read.

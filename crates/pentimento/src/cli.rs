@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use pentimento_imaging::{Format, MaskSource};
-use pentimento_request::{Sampler, Schedule, Size};
+use pentimento_request::{FilterMode, Sampler, Schedule, Size};
 use std::path::PathBuf;
 
 /// Draw and repaint pictures with Stable Diffusion, on the command line or behind the API that old clients call.
@@ -131,6 +131,16 @@ pub(crate) struct GenerateArgs {
     /// Width and height, multiples of 8 for a new picture [default: the model's own size, or that of --init]
     #[arg(short, long, value_name = "WxH", help_heading = DRAWING)]
     pub(crate) size: Option<Size>,
+
+    /// A second pass: the picture enlarged by SCALE (above 1, at most 4), then the last STRENGTH of the schedule again
+    /// [default: 0.5] with a schedule of STEPS [default: --steps], as in --hires 2:0.6:20
+    #[arg(long, value_name = "SCALE[:STRENGTH[:STEPS]]", conflicts_with = "mask", help_heading = DRAWING)]
+    pub(crate) hires: Option<String>,
+
+    /// What is done with a picture that the model's own safety checker objects to: off, flag, blur or block
+    /// [default: blur where the model has one, off where it has none or with --raw]
+    #[arg(long, value_name = "MODE", value_parser = filter_modes(), ignore_case = true, help_heading = OUTPUT)]
+    pub(crate) filter: Option<FilterMode>,
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -289,6 +299,10 @@ fn samplers() -> impl TypedValueParser<Value = Sampler> {
 
 fn schedules() -> impl TypedValueParser<Value = Schedule> {
     PossibleValuesParser::new(Schedule::ALL.map(Schedule::name)).try_map(|name| name.parse())
+}
+
+fn filter_modes() -> impl TypedValueParser<Value = FilterMode> {
+    PossibleValuesParser::new(FilterMode::ALL.map(FilterMode::name)).try_map(|name| name.parse())
 }
 
 fn mask_sources() -> impl TypedValueParser<Value = MaskSource> {

@@ -4,6 +4,7 @@
 //! `examples/pentimento.toml` describes every key; a test holds the two together.
 
 use anyhow::{Context, Result, bail};
+use pentimento_request::FilterMode;
 use serde::{Deserialize, Deserializer, de};
 use std::{
     collections::BTreeMap,
@@ -47,6 +48,9 @@ pub(crate) struct Config {
     /// How connections are treated.
     #[serde(default)]
     pub(crate) connections: ConnectionsConfig,
+    /// What is not drawn or not shown.
+    #[serde(default)]
+    pub(crate) filter: FilterConfig,
     /// How strictly Bedrock's documents are taken.
     #[serde(default)]
     pub(crate) bedrock: BedrockStrictness,
@@ -62,6 +66,42 @@ pub(crate) enum ConfiguredDtype {
     Bf16,
     /// The fastest that this processor does well.
     Auto,
+}
+
+/// `filter` of a model, and `[filter] mode`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ConfiguredFilter {
+    /// No picture is looked at.
+    Off,
+    /// The receipt tells.
+    Flag,
+    /// Blurred past recognition.
+    Blur,
+    /// Black.
+    Block,
+}
+
+impl From<ConfiguredFilter> for FilterMode {
+    fn from(configured: ConfiguredFilter) -> Self {
+        match configured {
+            ConfiguredFilter::Off => Self::Off,
+            ConfiguredFilter::Flag => Self::Flag,
+            ConfiguredFilter::Blur => Self::Blur,
+            ConfiguredFilter::Block => Self::Block,
+        }
+    }
+}
+
+/// `[filter]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FilterConfig {
+    /// What is done with pictures that a model's checker objects to; for all models that have one and say nothing else.
+    pub(crate) mode: Option<ConfiguredFilter>,
+    /// Words that prompts may not hold.
+    #[serde(default)]
+    pub(crate) words: Vec<String>,
 }
 
 /// `[log]`.
@@ -159,12 +199,14 @@ pub(crate) struct ModelConfig {
     pub(crate) pixels: Option<u64>,
     /// Guidance rescale, which the protocol has no field for.
     pub(crate) guidance_rescale: f32,
+    /// What is done with pictures that its checker objects to; the file's `filter.mode` where it is absent.
+    pub(crate) filter: Option<ConfiguredFilter>,
 }
 
 impl ModelConfig {
     /// A model without options.
     pub(crate) fn named(model: String) -> Self {
-        Self { model, dtype: None, pixels: None, guidance_rescale: 0.0 }
+        Self { model, dtype: None, pixels: None, guidance_rescale: 0.0, filter: None }
     }
 }
 
@@ -197,13 +239,14 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             pixels: Option<u64>,
             #[serde(default)]
             guidance_rescale: f32,
+            filter: Option<ConfiguredFilter>,
         }
         let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        let Table { model, dtype, pixels, guidance_rescale } = table;
+        let Table { model, dtype, pixels, guidance_rescale, filter } = table;
         if !(0.0..=1.0).contains(&guidance_rescale) {
             return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
         }
-        Ok(ModelConfig { model, dtype, pixels, guidance_rescale })
+        Ok(ModelConfig { model, dtype, pixels, guidance_rescale, filter })
     }
 }
 
@@ -389,8 +432,12 @@ mod tests {
             models,
             limits,
             connections,
+            filter: filtering,
             bedrock,
         } = config;
+        let FilterConfig { mode, words } = filtering;
+        assert!(mode.is_some() && !words.is_empty());
+        assert!(models.values().any(|model| model.filter.is_some()));
         let LogConfig { format, filter } = log;
         let AuthConfig { access_keys, api_keys } = auth;
         let LimitsConfig {

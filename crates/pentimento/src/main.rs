@@ -17,6 +17,7 @@ mod places;
 mod progress;
 mod serve;
 mod source;
+mod words;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use cli::{Cli, Command};

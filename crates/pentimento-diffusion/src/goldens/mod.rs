@@ -8,6 +8,7 @@ mod bands;
 mod denoising;
 mod families;
 mod filter;
+mod hires;
 mod networks;
 mod noise;
 mod pipelines;

@@ -76,14 +76,14 @@ impl Case {
     }
 }
 
-fn read(name: &str) -> Picture {
+pub(super) fn read(name: &str) -> Picture {
     let path = reference().join("goldens/pipelines").join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let limits = imaging::Limits { bytes: 1 << 20, pixels: 1 << 20 };
     imaging::decode(&bytes, &limits).expect("a picture")
 }
 
-fn load(model: &str) -> Model {
+pub(super) fn load(model: &str) -> Model {
     let options = LoadOptions::new(model, 1 << 20);
     Model::load(&files(model), options).expect("a model")
 }
@@ -104,7 +104,7 @@ pub(super) fn assert_alike(name: &str, got: &Picture, expected: &Picture) -> f64
 }
 
 /// Equal bytes, bytes within 1, and the largest difference.
-fn compare(got: &Picture, expected: &Picture) -> (f64, f64, u8) {
+pub(super) fn compare(got: &Picture, expected: &Picture) -> (f64, f64, u8) {
     assert_eq!((got.size(), got.channels()), (expected.size(), expected.channels()));
     let differences: Vec<u8> =
         got.pixels().iter().zip(expected.pixels()).map(|(a, b)| a.abs_diff(*b)).collect();

@@ -1,12 +1,14 @@
 //! The engine through its public face.
 //!
 //! - `filter`: pictures that a model's checker objects to
+//! - `hires`: a second pass at a larger size
 //! - `hostile`: files made to harm
 //! - `loading`: what is said of broken, missing and refused model files
 //! - `precision`: what leaves the range of bf16, or of f32
 //! - `requests`: prompts, masks, sizes, cancellation, receipts
 
 mod filter;
+mod hires;
 mod hostile;
 mod loading;
 mod precision;

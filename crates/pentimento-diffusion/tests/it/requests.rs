@@ -47,14 +47,14 @@ fn hash(request: &GenerationRequest) -> String {
 }
 
 /// A picture in which no two neighbours are alike.
-fn picture(size: Size, channels: Channels) -> Arc<Picture> {
+pub(crate) fn picture(size: Size, channels: Channels) -> Arc<Picture> {
     let count = size.pixels() as usize * channels.count();
     let pixels = (0..count).map(|index| (index * 37 % 251) as u8).collect();
     Arc::new(Picture::new(size, channels, pixels).expect("a picture"))
 }
 
 /// White in the middle third of both sides.
-fn mask(size: Size) -> Arc<Mask> {
+pub(crate) fn mask(size: Size) -> Arc<Mask> {
     let inside = |at: u32, side: u32| at >= side / 3 && at < side * 2 / 3;
     let values = (0..size.height()).flat_map(|y| {
         (0..size.width()).map(move |x| 255 * u8::from(inside(x, size.width()) && inside(y, size.height())))

@@ -103,6 +103,14 @@ fn json_says_everything() {
         "guidance_scale": 7.1,
         "guidance_rescale": 0.7,
         "strength": 0.6,
+        "hires": {
+            "scale": 1.5,
+            "strength": 0.25,
+            "steps": 8,
+            "steps_run": 2,
+            "sigmas": [2.5, 0.0],
+            "worked_at": { "width": 192, "height": 96 },
+        },
         "size": { "width": 129, "height": 65 },
         "worked_at": { "width": 128, "height": 64 },
         "region": { "x": 1, "y": 2, "width": 3, "height": 4 },
@@ -127,14 +135,18 @@ fn json_says_everything() {
 
 #[test]
 fn parameters_read_as_a1111_writes_them() {
+    let hires = parameters(&receipt());
+    let expected = "Denoising strength: 0.25, Hires upscale: 1.5, Hires steps: 8, Hires upscaler: Latent, ";
+    assert!(hires.contains(expected), "{hires}");
     assert_eq!(
-        parameters(&receipt()),
+        parameters(&Receipt { hires: None, ..receipt() }),
         "a red house\nNegative prompt: fog\nSteps: 20, Sampler: DPM++ 2M, CFG scale: 7.1, \
          Seed: 18446744073709551615, Size: 129x65, Model hash: 0123456789, Model: tiny, \
          Denoising strength: 0.6, Version: pentimento 0.1.0"
     );
     let plain = Receipt {
         task: "text-to-image",
+        hires: None,
         guidance_scale: 7.0,
         model: "a, b".to_owned(),
         prompts: vec![prompt("sea", 1.0), prompt("sky", 0.5), prompt("nothing", 0.0)],

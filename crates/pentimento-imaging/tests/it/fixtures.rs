@@ -2,8 +2,8 @@
 
 use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
-    Channels, ControlReport, LoraReport, Mask, Picture, PromptReport, Receipt, Sampler, Schedule, Size,
-    Stage, StageTiming, Verdict,
+    Channels, ControlReport, LoraReport, Mask, Picture, PromptReport, Receipt, Sampler, Schedule,
+    SecondPassReport, Size, Stage, StageTiming, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -72,6 +72,14 @@ pub(crate) fn receipt() -> Receipt {
         guidance_scale: 7.1,
         guidance_rescale: 0.7,
         strength: 0.6,
+        hires: Some(SecondPassReport {
+            scale: 1.5,
+            strength: 0.25,
+            steps: 8,
+            steps_run: 2,
+            sigmas: vec![2.5, 0.0],
+            worked_at: size(192, 96),
+        }),
         worked_at: size(128, 64),
         region: Some([1, 2, 3, 4]),
         size: size(129, 65),

@@ -188,6 +188,7 @@ fn receipt(request: &GenerationRequest) -> Receipt {
         guidance_scale: 1.0,
         guidance_rescale: 0.0,
         strength: 1.0,
+        hires: None,
         worked_at: size,
         region: None,
         size,

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
     Cancel, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator,
-    Mask, NoiseSource, Picture, PromptSyntax, Receipt, SolverOptions, Task,
+    Mask, NoiseSource, Picture, PromptSyntax, Receipt, SolverOptions, Task, Verdict,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
@@ -146,11 +146,11 @@ fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {
         guidance_rescale: plan.guidance_rescale,
         syntax: PromptSyntax::Emphasis,
         clip_skip: ClipSkip::LAST,
-        hires: None,
+        hires: plan.hires,
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),
-        filter: None,
+        filter: plan.filter,
         seed: plan.seed,
     }
 }
@@ -186,6 +186,15 @@ fn deliver(plan: &Plan, image: &GeneratedImage) -> Result<()> {
 
 /// Tells what may not be as expected, and on a terminal what was done.
 fn remark(plan: &Plan, receipt: &Receipt) {
+    let found = match receipt.verdict {
+        Verdict::Unchecked | Verdict::Clean => None,
+        Verdict::Flagged => Some("the picture is as it was drawn"),
+        Verdict::Blurred => Some("the picture is blurred (--filter off shows it)"),
+        Verdict::Blocked => Some("the picture is black (--filter off shows it)"),
+    };
+    if let Some(found) = found {
+        say(&format!("note: the model's safety checker objects: {found}"));
+    }
     for note in &receipt.notes {
         say(&format!("note: {note}"));
     }

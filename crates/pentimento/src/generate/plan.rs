@@ -7,7 +7,8 @@ use crate::{
 };
 use pentimento_imaging::{Format, MaskSource};
 use pentimento_request::{
-    Canvas, GuidanceScale, Prompt, Region, Sampler, Schedule, Size, Span, Steps, Strength, Untouched,
+    Canvas, FilterMode, GuidanceScale, Hires, Prompt, Region, Sampler, Schedule, Size, Span, Steps, Strength,
+    Untouched,
 };
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,8 @@ pub(super) struct Plan {
     pub(super) steps: Steps,
     pub(super) guidance_scale: GuidanceScale,
     pub(super) guidance_rescale: f32,
+    pub(super) hires: Option<Hires>,
+    pub(super) filter: Option<FilterMode>,
     pub(super) seed: u64,
     pub(super) out: PathBuf,
     pub(super) format: Format,
@@ -79,6 +82,8 @@ impl Plan {
             steps: Steps::new(args.steps).map_err(|error| format!("--steps: {error}"))?,
             guidance_scale: GuidanceScale::new(args.cfg).map_err(|error| format!("--cfg: {error}"))?,
             guidance_rescale: share("--guidance-rescale", args.guidance_rescale)?,
+            hires: args.hires.as_deref().map(hires).transpose()?,
+            filter: args.filter.or(args.raw.then_some(FilterMode::Off)),
             seed: args.seed.map_or_else(random_seed, Ok)?,
             out: args.out.clone(),
             format: format(args)?,
@@ -150,6 +155,32 @@ fn canvas(args: &GenerateArgs) -> Result<Canvas, String> {
         )),
         size => Ok(Canvas::Exact(size)),
     }
+}
+
+/// Share of the schedule that a second pass runs unless told otherwise: enough to draw what enlarging cannot know, too
+/// little to draw another picture.
+const HIRES_STRENGTH: f64 = 0.5;
+
+/// SCALE[:STRENGTH[:STEPS]]
+fn hires(text: &str) -> Result<Hires, String> {
+    let wrong = || format!("--hires: '{text}' is not SCALE[:STRENGTH[:STEPS]], as in 2, 1.5:0.6 or 2:0.6:20");
+    let parts: Vec<&str> = text.split(':').collect();
+    let (scale, strength, steps) = match parts[..] {
+        [scale] => (scale, None, None),
+        [scale, strength] => (scale, Some(strength), None),
+        [scale, strength, steps] => (scale, Some(strength), Some(steps)),
+        _ => return Err(wrong()),
+    };
+    let strength = match strength {
+        Some(text) => text.parse().map_err(|_| wrong())?,
+        None => HIRES_STRENGTH,
+    };
+    let steps = steps.map(|text| text.parse().map_err(|_| wrong())).transpose()?;
+    Ok(Hires {
+        scale: scale.parse().map_err(|_| wrong())?,
+        strength: Strength::new(strength).map_err(|error| format!("--hires: {error}"))?,
+        steps: steps.map(Steps::new).transpose().map_err(|error| format!("--hires: {error}"))?,
+    })
 }
 
 fn is_on_grid(size: Size) -> bool {
@@ -267,10 +298,27 @@ mod tests {
     }
 
     #[test]
+    fn a_second_pass_is_read_as_the_help_says() {
+        let read = |text: &str| {
+            plan(&format!("-p x -o a.png --hires {text}")).map(|plan| {
+                let Hires { scale, strength, steps } = plan.hires.expect("it was given");
+                (scale, strength.get(), steps.map(Steps::get))
+            })
+        };
+        assert_eq!(read("2"), Ok((2.0, HIRES_STRENGTH, None)));
+        assert_eq!(read("1.5:0.6"), Ok((1.5, 0.6, None)));
+        assert_eq!(read("2:0.6:12"), Ok((2.0, 0.6, Some(12))));
+        for wrong in ["x", "2:", "2:0.5:0", "2:1.5", "2:0.5:3:4", ":0.5"] {
+            assert!(read(wrong).expect_err(wrong).starts_with("--hires: "));
+        }
+    }
+
+    #[test]
     fn raw_means_the_bare_pipeline() {
         let bare = plan("-p x -o a.png -i i.png -m m.png --raw").expect("it is right");
         let drawn = bare.drawn.expect("there is a picture");
         assert_eq!((bare.canvas, drawn.region), (Canvas::Exact(None), Region::Whole));
+        assert_eq!(bare.filter, Some(FilterMode::Off));
         assert_eq!(drawn.untouched, Untouched::AsDecoded);
         let usual = plan("-p x -o a.png -i i.png -m m.png --size 100x50").expect("it is right");
         let drawn = usual.drawn.expect("there is a picture");

@@ -15,6 +15,7 @@ use crate::{
     failure::Failure,
     generate::use_threads,
     output,
+    words::Screened,
 };
 use anyhow::{Context, Result};
 use pentimento_imaging::Limits;
@@ -55,20 +56,24 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let exchangeable = |protocol| Arc::new(Exchangeable::new(protocol));
     let served = Arc::new(Served {
         catalogue: Arc::clone(&catalogue),
+        screened: Arc::new(Screened::new(catalogue.clone(), settings.words.clone())),
         protocols: protocols(&settings, models).into_iter().map(exchangeable).collect(),
         settings: Mutex::new(settings),
     });
     say_hello(&server, &served);
     let protocols = served.protocols.iter().map(|protocol| Arc::clone(protocol) as Arc<dyn Protocol>);
     let protocols = protocols.collect();
+    let generator = Arc::clone(&served.screened);
     tokio::spawn(reload::watch(Arc::new(args), served, hangups));
-    server.run(protocols, catalogue, signals.asked_to_end()).await?;
+    server.run(protocols, generator, signals.asked_to_end()).await?;
     Ok(())
 }
 
 /// What a new configuration changes while requests are answered.
 struct Served {
     catalogue: Arc<Catalogue>,
+    /// The same, as the server asks it.
+    screened: Arc<Screened>,
     protocols: Vec<Arc<Exchangeable>>,
     /// What holds at this moment.
     settings: Mutex<Settings>,
@@ -93,9 +98,9 @@ fn protocols(settings: &Settings, models: ModelMap) -> Vec<Arc<dyn Protocol>> {
 fn offer(settings: &Settings) -> (Offers, ModelMap) {
     let mut offers = Offers::default();
     let mut profile = |wanted: &ConfiguredModel| {
-        let ConfiguredModel { source, precision, pixel_cap, guidance_rescale } = wanted;
+        let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter } = wanted;
         let offered = Offered { source: source.clone(), precision: *precision, pixel_cap: *pixel_cap };
-        ModelProfile { name: offers.add(offered), guidance_rescale: *guidance_rescale, filter: None }
+        ModelProfile { name: offers.add(offered), guidance_rescale: *guidance_rescale, filter: *filter }
     };
     let fallback_ids = if settings.answers_every_id { FallbackIds::All } else { FallbackIds::Stability };
     let mut map = ModelMap::new(profile(&settings.fallback), fallback_ids);

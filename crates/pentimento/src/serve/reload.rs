@@ -1,7 +1,7 @@
 //! A new configuration for a running server: read when asked for by SIGHUP or when the file changes.
 //!
-//! Read anew: who may ask, which models answer which ids and how they are loaded, the models' memory, the limits of pictures
-//! and the protocols' strictness. A configuration that is wrong in any way is refused as a whole, and the old one stays.
+//! Read anew: who may ask, which models answer which ids and how they are loaded, the models' memory, the limits of pictures,
+//! the content filter and the protocols' strictness. A configuration that is wrong in any way is refused as a whole, and the old one stays.
 //! What a running server cannot change is told in the log.
 
 use super::{Served, settings::Settings, signals::Hangups};
@@ -129,6 +129,7 @@ fn apply(args: &ServeArgs, served: &Served) -> Result<()> {
     let (offers, models) = super::offer(&next);
     let protocols = super::protocols(&next, models);
     served.catalogue.replace(offers, next.model_memory).context("its models cannot be used")?;
+    served.screened.exchange(next.words.clone());
     for (place, protocol) in served.protocols.iter().zip(protocols) {
         place.exchange(protocol);
     }

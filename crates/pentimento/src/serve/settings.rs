@@ -11,9 +11,11 @@ use crate::{
     credentials::Credentials,
     places::Places,
     source::{DEFAULT, Source},
+    words::WordList,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pentimento_diffusion::Precision;
+use pentimento_request::FilterMode;
 use pentimento_server::{KeepAliveTiming, ServerConfig, Tls};
 use std::{
     collections::BTreeMap,
@@ -41,6 +43,8 @@ pub(super) struct Settings {
     pub(super) answers_every_id: bool,
     /// Ids and what answers them: those of the configuration, then the names in the folders of models.
     pub(super) models: Vec<(String, ConfiguredModel)>,
+    /// What prompts may not hold.
+    pub(super) words: WordList,
     /// Bytes that all loaded models may take together.
     pub(super) model_memory: Option<u64>,
     pub(super) pixels: u64,
@@ -59,6 +63,8 @@ pub(super) struct ConfiguredModel {
     /// Largest picture that it works at, in pixels.
     pub(super) pixel_cap: u64,
     pub(super) guidance_rescale: f32,
+    /// What is done with pictures that its checker objects to; `None` is the engine's own rule.
+    pub(super) filter: Option<FilterMode>,
 }
 
 impl Settings {
@@ -84,6 +90,7 @@ impl Settings {
             models,
             limits,
             connections,
+            filter,
             bedrock,
         } = config;
         let listen = address(args.listen.as_deref().or(listen.as_deref()).unwrap_or(LISTEN))?;
@@ -93,12 +100,13 @@ impl Settings {
         let dtype = args.model.dtype.or(dtype.map(typed)).unwrap_or(Dtype::F32);
         let wanted = args.model.model.clone().or(model);
         let pixels = limits.pixels.unwrap_or(PIXELS);
-        let defaults = Defaults { places: &places, dtype, pixels };
+        let defaults = Defaults { places: &places, dtype, pixels, filter: filter.mode.map(FilterMode::from) };
         let fallback = ModelConfig::named(wanted.clone().unwrap_or_else(|| DEFAULT.to_owned()));
         Ok(Self {
             answers_every_id: wanted.is_some(),
             fallback: defaults.complete(&fallback)?,
             models: defaults.all(models)?,
+            words: WordList::new(&filter.words)?,
             model_memory: limits.model_memory_bytes.filter(|bytes| *bytes > 0),
             server: server(args, listen, tls, limits, connections)?,
             credentials,
@@ -120,17 +128,33 @@ struct Defaults<'a> {
     places: &'a Places,
     dtype: Dtype,
     pixels: u64,
+    filter: Option<FilterMode>,
 }
 
 impl Defaults<'_> {
     fn complete(&self, model: &ModelConfig) -> Result<ConfiguredModel> {
-        let ModelConfig { model, dtype, pixels, guidance_rescale } = model;
+        let ModelConfig { model, dtype, pixels, guidance_rescale, filter } = model;
+        let source = Source::find(model, self.places)?;
         Ok(ConfiguredModel {
-            source: Source::find(model, self.places)?,
+            filter: self.filter(&source, filter.map(FilterMode::from))?,
+            source,
             precision: precision(dtype.map_or(self.dtype, typed)),
             pixel_cap: pixels.unwrap_or(self.pixels),
             guidance_rescale: *guidance_rescale,
         })
+    }
+
+    /// The mode of a model. One that is asked for by itself has to be possible; one that holds for all goes for those that
+    /// have a checker.
+    fn filter(&self, source: &Source, own: Option<FilterMode>) -> Result<Option<FilterMode>> {
+        let Some(mode) = own.or(self.filter).filter(|mode| *mode != FilterMode::Off) else {
+            return Ok(own.or(self.filter));
+        };
+        match (source.inspect()?.has_filter(), own) {
+            (true, _) => Ok(Some(mode)),
+            (false, None) => Ok(None),
+            (false, Some(mode)) => bail!("filter = \"{mode}\": the model has no safety checker"),
+        }
     }
 
     /// What is configured, and what lies in the folders of models under its own name. One that cannot be run does not
