@@ -177,10 +177,14 @@ pub(crate) struct GenerateArgs {
 /// Which model runs, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// A model's folder (diffusers layout, safetensors), or its name in `pentimento models list` [default:
+    /// A model's folder (diffusers layout) or file (.safetensors), or its name in `pentimento models list` [default:
     /// default]
-    #[arg(long, value_name = "DIR|NAME", value_hint = ValueHint::DirPath, help_heading = MODEL)]
+    #[arg(long, value_name = "DIR|FILE|NAME", value_hint = ValueHint::AnyPath, help_heading = MODEL)]
     pub(crate) model: Option<String>,
+
+    /// Another VAE for the model: a safetensors file, in diffusers' naming or that of whole checkpoints
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = MODEL)]
+    pub(crate) vae: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) data: DataArgs,

@@ -191,8 +191,10 @@ impl fmt::Debug for Secret {
 /// A value of `[models]`: a folder or name, or a table of it and its options.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ModelConfig {
-    /// Folder or name.
+    /// Folder, file or name.
     pub(crate) model: String,
+    /// A file with another VAE.
+    pub(crate) vae: Option<PathBuf>,
     /// Precision of the arithmetic; the file's `dtype` where it is absent.
     pub(crate) dtype: Option<ConfiguredDtype>,
     /// Largest picture, in pixels, that it works at; the file's `limits.pixels` where it is absent.
@@ -206,7 +208,7 @@ pub(crate) struct ModelConfig {
 impl ModelConfig {
     /// A model without options.
     pub(crate) fn named(model: String) -> Self {
-        Self { model, dtype: None, pixels: None, guidance_rescale: 0.0, filter: None }
+        Self { model, vae: None, dtype: None, pixels: None, guidance_rescale: 0.0, filter: None }
     }
 }
 
@@ -235,6 +237,7 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
         #[serde(deny_unknown_fields)]
         struct Table {
             model: String,
+            vae: Option<PathBuf>,
             dtype: Option<ConfiguredDtype>,
             pixels: Option<u64>,
             #[serde(default)]
@@ -242,11 +245,11 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             filter: Option<ConfiguredFilter>,
         }
         let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        let Table { model, dtype, pixels, guidance_rescale, filter } = table;
+        let Table { model, vae, dtype, pixels, guidance_rescale, filter } = table;
         if !(0.0..=1.0).contains(&guidance_rescale) {
             return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
         }
-        Ok(ModelConfig { model, dtype, pixels, guidance_rescale, filter })
+        Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter })
     }
 }
 
@@ -361,6 +364,7 @@ impl Config {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
         }
+        self.models.values_mut().filter_map(|configured| configured.vae.as_mut()).for_each(resolve);
         let named = self.models.values_mut().map(|configured| &mut configured.model);
         for model in named.chain(&mut self.model) {
             if model.contains(['/', '\\']) {

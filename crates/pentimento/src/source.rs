@@ -2,7 +2,7 @@
 
 use crate::{embedded::DEFAULT_MODEL, places::Places};
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary};
+use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary, WithVae};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -20,6 +20,8 @@ pub(crate) enum Source {
     Embedded,
     /// In a folder.
     Folder(PathBuf),
+    /// Somewhere, with its VAE from a file of its own.
+    WithVae(Box<Source>, PathBuf),
 }
 
 impl Source {
@@ -73,10 +75,19 @@ impl Source {
         Ok(named)
     }
 
+    /// The same model with the VAE in a file, if there is one.
+    pub(crate) fn with_vae(self, vae: Option<&Path>) -> Self {
+        match vae {
+            Some(vae) => Self::WithVae(Box::new(self), vae.to_owned()),
+            None => self,
+        }
+    }
+
     /// The name that receipts show.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Embedded => DEFAULT.to_owned(),
+            Self::WithVae(model, _) => model.name(),
             Self::Folder(path) => {
                 let full = path.canonicalize().unwrap_or_else(|_| path.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
@@ -88,6 +99,7 @@ impl Source {
     pub(crate) fn place(&self) -> String {
         match self {
             Self::Embedded => "part of this program".to_owned(),
+            Self::WithVae(model, vae) => format!("{}, VAE {}", model.place(), vae.display()),
             Self::Folder(path) => path.display().to_string(),
         }
     }
@@ -101,6 +113,11 @@ impl Source {
             Self::Embedded => {
                 let bytes = DEFAULT_MODEL.0.iter().map(|(_, bytes)| bytes.len() as u64).sum();
                 Ok(Stamp { bytes, newest: None })
+            }
+            Self::WithVae(model, vae) => {
+                let mut stamp = model.stamp()?;
+                stamp.add(vae, 0).with_context(|| format!("cannot read {}", vae.display()))?;
+                Ok(stamp)
             }
             Self::Folder(path) => {
                 let mut stamp = Stamp { bytes: 0, newest: None };
@@ -125,6 +142,7 @@ impl Source {
     pub(crate) fn files(&self) -> Result<Box<dyn ModelFiles>> {
         Ok(match self {
             Self::Embedded => Box::new(DEFAULT_MODEL),
+            Self::WithVae(model, vae) => Box::new(WithVae::open(model.files()?, vae)?),
             Self::Folder(path) => Box::new(Folder::new(path)),
         })
     }

@@ -35,6 +35,9 @@ pub struct SingleFile {
 /// A part of the model that a file may lack where another file brings it.
 const VAE: &str = "vae";
 
+/// The scale of latents where nothing says another: diffusers' default of `AutoencoderKL`.
+const SCALE: f64 = 0.18215;
+
 impl SingleFile {
     /// Opens a file and finds out what it holds.
     ///
@@ -143,15 +146,24 @@ impl WithVae {
         let (files, name) = beside(&path.into())?;
         let source: Arc<dyn WeightSource> = Arc::new(SafetensorsFiles::open(&files, &[name])?);
         let label = source.label();
-        let scale = scaling_factor(&*model)?;
+        let own: Value = match model.read("vae/config.json")? {
+            Some(_) => read_json(&*model, "vae/config.json")?,
+            None => Value::Null,
+        };
         let tensors = match source.tensors().contains_key("encoder.down_blocks.0.resnets.0.conv1.weight") {
             true => names::clip(source.tensors(), ""),
             false => vae_tensors(source.tensors()).unwrap_or_else(|| names::vae(source.tensors(), "")),
         };
-        let config = configs::vae(&tensors, scale).ok_or_else(|| {
+        let mut config = configs::vae(&tensors, SCALE).ok_or_else(|| {
             let message = format!("{label} holds no VAE of a known naming (encoder.…, {}…)", names::VAE[0]);
             LoadError::new(LoadErrorKind::Unsupported, message)
         })?;
+        // What no shape tells is that of the model's own VAE; the scale even belongs to the UNet, whatever VAE is used.
+        for name in ["scaling_factor", "shift_factor", "norm_num_groups"] {
+            if let Some(value) = own.get(name).filter(|value| !value.is_null()) {
+                config[name] = value.clone();
+            }
+        }
         let config = Bytes::from(format!("{config:#}\n").into_bytes());
         Ok(Self { model, label, config, weights: Weights::mapped(source, tensors) })
     }
@@ -182,16 +194,6 @@ impl ModelFiles for WithVae {
             _ => self.model.weights(folder),
         }
     }
-}
-
-/// The scale of the model's own VAE: it belongs to the UNet, whatever VAE is used.
-fn scaling_factor(model: &dyn ModelFiles) -> Result<f64, LoadError> {
-    let config: Value = match model.read("vae/config.json")? {
-        Some(_) => read_json(model, "vae/config.json")?,
-        None => Value::Null,
-    };
-    // 0.18215: the default of the class in diffusers.
-    Ok(config.get("scaling_factor").and_then(Value::as_f64).unwrap_or(0.18215))
 }
 
 fn vae_tensors(stored: &names::Stored) -> Option<BTreeMap<String, Origin>> {

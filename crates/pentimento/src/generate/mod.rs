@@ -115,6 +115,7 @@ fn cancel_on_interrupt() -> Result<Cancel> {
 
 fn draw(args: &GenerateArgs, plan: &Plan, task: Task, cancel: &Cancel) -> Result<GeneratedImage, Failure> {
     let source = Source::find(&plan.model, &Places::typed(&args.model.data))?;
+    let source = source.with_vae(args.model.vae.as_deref());
     let mut screen = Screen::new(cancel.clone(), plan.quiet, plan.preview.clone());
     let outcome = draw_on(&mut screen, plan, &source, task);
     let preview_error = screen.finish();

@@ -101,7 +101,10 @@ impl Settings {
         let wanted = args.model.model.clone().or(model);
         let pixels = limits.pixels.unwrap_or(PIXELS);
         let defaults = Defaults { places: &places, dtype, pixels, filter: filter.mode.map(FilterMode::from) };
-        let fallback = ModelConfig::named(wanted.clone().unwrap_or_else(|| DEFAULT.to_owned()));
+        let fallback = ModelConfig {
+            vae: args.model.vae.clone(),
+            ..ModelConfig::named(wanted.clone().unwrap_or_else(|| DEFAULT.to_owned()))
+        };
         Ok(Self {
             answers_every_id: wanted.is_some(),
             fallback: defaults.complete(&fallback)?,
@@ -133,8 +136,8 @@ struct Defaults<'a> {
 
 impl Defaults<'_> {
     fn complete(&self, model: &ModelConfig) -> Result<ConfiguredModel> {
-        let ModelConfig { model, dtype, pixels, guidance_rescale, filter } = model;
-        let source = Source::find(model, self.places)?;
+        let ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter } = model;
+        let source = Source::find(model, self.places)?.with_vae(vae.as_deref());
         Ok(ConfiguredModel {
             filter: self.filter(&source, filter.map(FilterMode::from))?,
             source,

@@ -36,6 +36,19 @@ fn a_picture_comes_with_its_receipt_and_the_same_seed_brings_it_again() {
 }
 
 #[test]
+fn a_vae_from_a_file_takes_the_place_of_the_models() {
+    let folder = Folder::new();
+    let [plain, same, other] = ["plain.png", "same.png", "other.png"].map(|name| folder.path(name));
+    let own = repository("models/default/vae/diffusion_pytorch_model.safetensors").display().to_string();
+    let unet = repository("models/default/unet/diffusion_pytorch_model.safetensors").display().to_string();
+    run(&[&TEXT[..], &["--out", &plain]].concat()).ended_well();
+    run(&[&TEXT[..], &["--out", &same, "--vae", &own]].concat()).ended_well();
+    assert!(picture(&plain) == picture(&same));
+    let refused = run(&[&TEXT[..], &["--out", &other, "--vae", &unet]].concat());
+    refused.is_an_error(1, &["diffusion_pytorch_model.safetensors", "holds no VAE"]);
+}
+
+#[test]
 fn without_a_seed_every_picture_is_another() {
     let folder = Folder::new();
     let seeds = ["a.png", "b.png"].map(|name| {

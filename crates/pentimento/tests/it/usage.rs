@@ -24,6 +24,7 @@ fn help_is_an_answer_and_names_every_option() {
                 "--seed",
                 "--size",
                 "--model",
+                "--vae",
                 "--dtype",
                 "--threads",
                 "--raw",
