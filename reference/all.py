@@ -21,6 +21,8 @@ PROGRAMS = {
     "single_files": False,
     "hires": False,
     "imaging": False,
+    "faces": False,
+    "ip_adapter": False,
 }  # whether it needs the embedded model
 
 

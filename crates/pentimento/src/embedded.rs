@@ -18,14 +18,17 @@ pub(crate) const DEFAULT_MODEL: Embedded = Embedded(&[
     embed!("vae/diffusion_pytorch_model.safetensors"),
 ]);
 
-/// Licence, attributions and the full texts that they refer to, in this order; last those of the engine's own tokenizer.
-pub(crate) const NOTICES: [&str; 6] = [
+/// Licence, attributions and the full texts that they refer to, in this order; then those of the engine's own
+/// tokenizer and of the face detector.
+pub(crate) const NOTICES: [&str; 8] = [
     include_str!("../../../models/default/LICENSE.md"),
     include_str!("../../../models/default/ATTRIBUTION.md"),
     include_str!("../../../models/default/licences/fluent-emoji-MIT.txt"),
     include_str!("../../../models/default/licences/emojibase-MIT.txt"),
     include_str!("../../../models/default/licences/APACHE-2.0.txt"),
     pentimento_diffusion::NOTICE,
+    include_str!("../../../models/faces/mtcnn/ATTRIBUTION.md"),
+    include_str!("../../../models/faces/mtcnn/LICENSE.txt"),
 ];
 
 /// A file of `models/default` with its path in the model.

@@ -27,6 +27,11 @@ const RULES: &[Rule] = &[
         why: "pictures are read and written without a model",
     },
     Rule {
+        krate: "pentimento-faces",
+        never: &["candle-core", "tokio", "hyper", "pentimento-kernels", "pentimento-diffusion"],
+        why: "faces are found without a diffusion model: pictures in, numbers out",
+    },
+    Rule {
         krate: "pentimento-diffusion",
         never: &[
             "tokio",
