@@ -403,6 +403,58 @@ fn what_is_no_model_is_said_by_what_it_is() {
 }
 
 #[test]
+fn no_shape_in_a_file_does_harm() {
+    let manifest = Manifest::open("sdxl");
+    let whole = Names::of(&manifest).0;
+    // Every eleventh tensor in turn, so that all kinds come up: each missing, empty, flat, odd, and with sides too many.
+    for (index, name) in whole.keys().enumerate().filter(|(index, _)| index % 11 == 0) {
+        for shape in [
+            None,
+            Some(vec![]),
+            Some(vec![0, 3]),
+            Some(vec![7]),
+            Some(vec![5, 64, 2, 2]),
+            Some(vec![1 << 40, 2]),
+        ] {
+            let mut names = whole.clone();
+            match shape {
+                Some(shape) => names.get_mut(name).expect("a tensor").shape = shape,
+                None => drop(names.remove(name)),
+            }
+            // What is read before any shape is checked must not be as large as a file says.
+            let model = SingleFile::of(Arc::new(Names(names)));
+            let checked = model.and_then(|model| Model::inspect(&model).map(drop));
+            assert!(
+                checked.is_ok()
+                    || checked.is_err_and(|error| error.to_string().contains("model.safetensors")),
+                "{index} {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shape_that_does_not_fit_is_an_error_that_names_the_tensor() {
+    let pair = Pair::new("sd2");
+    for (name, shape) in [
+        ("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", vec![191, 64]),
+        ("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias", vec![191]),
+        ("first_stage_model.encoder.mid.attn_1.q.weight", vec![32, 32, 2, 2]),
+        ("model.diffusion_model.out.0.weight", vec![63]),
+    ] {
+        let mut file = pair.manifest.file();
+        let data = vec![half::f16::ONE; shape.iter().product()];
+        file.insert(name.to_owned(), (shape, data));
+        write_f16(&pair.path(), &file);
+        let model = SingleFile::open(pair.path()).expect("names enough");
+        let error =
+            Model::load(&model, LoadOptions::new("odd", 1 << 20)).err().expect("an error").to_string();
+        let part = if name.contains("in_proj") { "q_proj" } else { name };
+        assert!(error.contains(part) && error.contains("model.safetensors"), "{error}");
+    }
+}
+
+#[test]
 fn tensors_are_cut_and_turned_as_their_origin_says() {
     let pair = Pair::new("sdxl");
     let single = SingleFile::open(pair.path()).expect("a model");

@@ -167,7 +167,10 @@ pub(super) fn vae(stored: &Stored, prefix: &str) -> BTreeMap<String, Origin> {
     let mut tensors = mapped(stored, prefix, &places);
     for (name, origin) in &mut tensors {
         // The attention's layers are stored as convolutions of one pixel.
-        if name.contains(".attentions.") && origin.shape.len() > 2 {
+        if name.contains(".attentions.")
+            && origin.shape.len() > 2
+            && origin.shape[2..].iter().all(|side| *side == 1)
+        {
             origin.shape.truncate(2);
         }
     }
@@ -199,7 +202,7 @@ pub(super) fn open_clip(stored: &Stored, prefix: &str) -> BTreeMap<String, Origi
                 tensors.insert(engine.to_owned(), whole(full, tensor));
             }
             // A matrix that multiplies from the right.
-            "text_projection" => {
+            "text_projection" if tensor.shape.len() == 2 => {
                 let shape = tensor.shape.iter().rev().copied().collect();
                 let origin = Origin { stored: full.to_owned(), view: View::Transposed, shape };
                 tensors.insert("text_projection.weight".to_owned(), origin);
@@ -223,8 +226,9 @@ fn in_thirds(
 ) -> Vec<(String, Origin)> {
     let Some((engine, _)) = places.0.get(layer) else { return Vec::new() };
     let mut shape = tensor.shape.clone();
-    if let Some(first) = shape.first_mut() {
-        *first /= 3;
+    match shape.first_mut() {
+        Some(first) if first.is_multiple_of(3) => *first /= 3,
+        _ => return Vec::new(),
     }
     let third = |(index, name): (usize, &str)| {
         let origin = Origin { stored: full.to_owned(), view: View::Third(index), shape: shape.clone() };

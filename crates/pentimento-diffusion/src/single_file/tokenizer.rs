@@ -6,6 +6,7 @@
 
 use crate::files::Bytes;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// The merges in order, as `merges.txt` of transformers' tokenizers has them.
 const MERGES: &str = include_str!("../../assets/clip/merges.txt");
@@ -13,6 +14,10 @@ const MERGES: &str = include_str!("../../assets/clip/merges.txt");
 /// Where the merges are from, and their licence.
 pub(crate) const NOTICE: &str =
     concat!(include_str!("../../assets/clip/README.md"), "\n", include_str!("../../assets/clip/LICENSE.txt"));
+
+/// `vocab.json`, made once: it is the same for every model.
+static VOCABULARY: LazyLock<Bytes> =
+    LazyLock::new(|| Bytes::from(Value::Object(vocabulary()).to_string().into_bytes()));
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
@@ -28,7 +33,7 @@ pub(super) fn files(pads_with: &str) -> [(&'static str, Bytes); 3] {
         "model_max_length": 77,
     });
     [
-        ("vocab.json", Bytes::from(Value::Object(vocabulary()).to_string().into_bytes())),
+        ("vocab.json", VOCABULARY.clone()),
         ("merges.txt", Bytes::Static(MERGES.as_bytes())),
         ("tokenizer_config.json", Bytes::from(format!("{config:#}\n").into_bytes())),
     ]
