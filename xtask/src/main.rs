@@ -5,19 +5,22 @@
 //! cargo xtask test      the tests: those of Rust, and the clients' own programs against a running server
 //! cargo xtask clients   the second half of these alone
 //! cargo xtask tidy      the invariants of ARCHITECTURE.md that no compiler checks
+//! cargo xtask load PROGRAM [CLIENTS [SECONDS]]   many clients against a server of its own: latencies, errors, memory
 //! cargo xtask man DIR   manual pages and shell completions, as packages want them
 //! ```
 
 mod clients;
+mod load;
 mod manual;
 mod run;
 mod tidy;
 
 use anyhow::{Result, bail};
 use run::{Step, root};
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
-const USAGE: &str = "usage: cargo xtask check | test | clients | tidy | man DIR";
+const USAGE: &str =
+    "usage: cargo xtask check | test | clients | tidy | load PROGRAM [CLIENTS [SECONDS]] | man DIR";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +40,9 @@ fn chore(words: &[&str]) -> Result<()> {
         ["test"] => test(),
         ["clients"] => clients::test(),
         ["tidy"] => tidy(),
+        ["load", program] => load(program, "200", "180"),
+        ["load", program, clients] => load(program, clients, "180"),
+        ["load", program, clients, seconds] => load(program, clients, seconds),
         ["man", folder] => manual::write(Path::new(folder)),
         _ => bail!("{USAGE}"),
     }
@@ -56,6 +62,10 @@ fn check() -> Result<()> {
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
     test()
+}
+
+fn load(program: &str, clients: &str, seconds: &str) -> Result<()> {
+    load::run(Path::new(program), clients.parse()?, Duration::from_secs(seconds.parse()?))
 }
 
 fn test() -> Result<()> {
