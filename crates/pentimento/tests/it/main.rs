@@ -10,6 +10,7 @@
 //! - [`program`]: how the program is run here
 
 mod broken;
+mod fuzz;
 mod generate;
 mod hub;
 mod models;
