@@ -107,7 +107,7 @@ class Server:
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [self.binary, "serve", "--listen", "127.0.0.1:0", "--config", folder / "server.toml", *self.options],
-                env={**inherited, **self.environment},
+                env={**inherited, "XDG_DATA_HOME": str(folder / "data"), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

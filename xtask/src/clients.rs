@@ -26,6 +26,12 @@ pub(crate) fn test() -> Result<()> {
     if let Err(error) = set_up(&folder) {
         return skip(&format!("their packages cannot be installed ({error:#})"));
     }
+    // The store that the packages brought is only now there for these.
+    Step::cargo(
+        "results in a bucket",
+        &["test", "--locked", "--package", "pentimento-server", "--test", "it", "s3::"],
+    )
+    .run()?;
     let binary = build()?;
     let python = python_of(&folder.join(".venv"));
     let python = if python.is_file() { python } else { PathBuf::from(PYTHON) };

@@ -1,13 +1,17 @@
 //! What the server can be told, with the defaults and why they are so.
 
 use crate::{
+    clock::{Clock, SystemClock},
     error::{ServerError, ServerErrorKind},
+    fetch::FetchConfig,
+    quota::Quotas,
+    results::ResultsConfig,
     tls::Tls,
 };
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 /// Everything that shapes a server. [`ServerConfig::new`] documents the defaults; every field may be changed after.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServerConfig {
     /// Address to listen on. Port 0 takes a free one; [`Server::local_addr`](crate::Server::local_addr) tells which.
     pub listen: SocketAddr,
@@ -15,6 +19,11 @@ pub struct ServerConfig {
     pub tls: Option<Tls>,
     /// Jobs that may wait beside the one that runs. Default 16.
     pub queue_places: usize,
+    /// Bytes of the decoded pictures that wait in the queue, all together. One job alone may be larger. Default 512 MiB.
+    /// Tasks wait on the disk and do not count.
+    pub queue_memory: usize,
+    /// What each caller may have.
+    pub quotas: Quotas,
     /// Jobs that may be begun per minute, in bursts of as many; further ones are told to come back later. A retry that
     /// joins its running job counts for nothing. Default `None`: no limit.
     pub jobs_per_minute: Option<NonZeroU32>,
@@ -37,7 +46,7 @@ pub struct ServerConfig {
     /// Connections held at once; further ones wait in the system's backlog. Default 512, which leaves room under the
     /// usual limit of 1024 open files.
     pub max_connections: usize,
-    /// Bytes of all request bodies held in memory at once. Default 256 MiB. A body that finds no room for
+    /// Bytes of all request bodies held in memory at once. Default 512 MiB. A body that finds no room for
     /// [`ServerConfig::intake_wait`] is refused.
     pub body_memory: usize,
     /// Requests that are verified and decoded at once, each on its own thread. Default: one per processor, 2 to 8.
@@ -47,6 +56,54 @@ pub struct ServerConfig {
     /// Longest time from the shutdown signal to the end of [`Server::run`](crate::Server::run). The running job may
     /// finish in it. Default 50 s, at most [`ServerConfig::MAX_SHUTDOWN`].
     pub shutdown_timeout: Duration,
+    /// Folder that holds tasks and results over ends of the server. `None`: there are no tasks and no links.
+    pub data_dir: Option<PathBuf>,
+    /// How results are kept and linked.
+    pub results: ResultsConfig,
+    /// What pictures may be fetched, and from where.
+    pub fetch: FetchConfig,
+    /// How often tasks and results are looked for whose time is over. Default 60 s.
+    pub sweep_every: Duration,
+    /// Where the time is read.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for ServerConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            listen,
+            tls,
+            queue_places,
+            queue_memory,
+            quotas,
+            jobs_per_minute,
+            retry_grace,
+            deadline,
+            keep_alive,
+            body_timeout,
+            header_timeout,
+            idle_timeout,
+            max_connections,
+            body_memory,
+            decoders,
+            intake_wait,
+            shutdown_timeout,
+            data_dir,
+            results,
+            fetch,
+            sweep_every,
+            clock: _,
+        } = self;
+        out.debug_struct("ServerConfig")
+            .field("listen", listen)
+            .field("tls", tls)
+            .field("queue", &(queue_places, queue_memory, quotas, jobs_per_minute))
+            .field("times", &(retry_grace, deadline, keep_alive, body_timeout, header_timeout))
+            .field("more_times", &(idle_timeout, intake_wait, shutdown_timeout, sweep_every))
+            .field("intake", &(max_connections, body_memory, decoders))
+            .field("lasting", &(data_dir, results, fetch))
+            .finish()
+    }
 }
 
 impl ServerConfig {
@@ -60,6 +117,8 @@ impl ServerConfig {
             listen,
             tls: None,
             queue_places: 16,
+            queue_memory: 512 << 20,
+            quotas: Quotas::default(),
             jobs_per_minute: None,
             retry_grace: Duration::from_millis(900),
             deadline: Some(Duration::from_secs(15 * 60)),
@@ -68,10 +127,15 @@ impl ServerConfig {
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             max_connections: 512,
-            body_memory: 256 << 20,
+            body_memory: 512 << 20,
             decoders: processors.clamp(2, 8),
             intake_wait: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(50),
+            data_dir: None,
+            results: ResultsConfig::default(),
+            fetch: FetchConfig::default(),
+            sweep_every: Duration::from_secs(60),
+            clock: Arc::new(SystemClock),
         }
     }
 
@@ -83,6 +147,12 @@ impl ServerConfig {
         }
         if self.decoders == 0 {
             return wrong("decoders must be at least 1");
+        }
+        if self.sweep_every.is_zero() {
+            return wrong("sweep_every must be longer than nothing");
+        }
+        if self.results.lifetime < Duration::from_secs(1) {
+            return wrong("results.lifetime must be at least 1 second");
         }
         if self.shutdown_timeout > Self::MAX_SHUTDOWN {
             return wrong("shutdown_timeout must be at most 55 seconds");

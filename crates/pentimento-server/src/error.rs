@@ -13,6 +13,8 @@ pub enum ServerErrorKind {
     Tls,
     /// The address cannot be listened on.
     Bind,
+    /// The data folder, its database or the store of results cannot be used.
+    Data,
     /// The system refused a thread or a timer.
     Internal,
 }

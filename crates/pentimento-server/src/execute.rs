@@ -1,14 +1,15 @@
-//! Carrying out a call: choose the seed, submit, wait, answer.
+//! Carrying out a call: choose the seed, submit, wait, finish, link, answer; or see to a task.
 //!
 //! The future that waits, or the body that keeps the connection alive, owns the ticket. Hyper drops either as soon as the
-//! client is gone, and the job is left with it.
+//! client is gone, and the job is left with it. A task has no such client: once it is accepted it goes on.
 
 use crate::{
-    config::KeepAliveTiming,
-    error::kind_name,
-    jobs::{Drawn, Jobs, Outcome, Ticket},
+    error::{chain, kind_name},
+    jobs::{Ask, Drawn, Outcome, Ticket, Work},
     record::Record,
     respond::{self, ResponseBody},
+    server::App,
+    tasks::Told,
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -17,8 +18,10 @@ use hyper::{
     Response,
     body::{Body, Frame},
 };
-use pentimento_protocols::{Answer, Call, Context, Finished, KeepAlive, Operation, Protocol, Refusal, Seed};
-use pentimento_request::{ErrorKind, GenerateError, GenerationRequest};
+use pentimento_protocols::{
+    Answer, Call, Context, Finished, KeepAlive, Operation, Protocol, Refusal, Seed, TaskReport,
+};
+use pentimento_request::{ErrorKind, Faces, GenerateError, GenerationRequest, Hint, Picture, Task};
 use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 use tokio::{task, time::timeout};
 use tracing::error;
@@ -29,93 +32,208 @@ pub(crate) struct Execution {
     pub(crate) call: Arc<Call>,
     pub(crate) context: Context,
     pub(crate) record: Record,
+    /// Scheme and host by which the client reached this server.
+    pub(crate) asked_at: String,
 }
 
-impl Execution {
-    /// Submits the call's job and answers with its outcome.
-    pub(crate) async fn run(
-        mut self,
-        jobs: &Jobs,
-        keep_alive: Option<KeepAliveTiming>,
-    ) -> Response<ResponseBody> {
-        let mut ticket = match self.submit(jobs) {
-            Ok(ticket) => ticket,
-            Err(error) => return self.answer(Arc::new(Err(error))).await,
-        };
-        self.record.job(ticket.number());
-        let Some((timing, keep_alive)) = keep_alive.zip(self.protocol.keep_alive(&self.call)) else {
-            let outcome = ticket.outcome().await;
-            return self.answer(outcome).await;
-        };
-        match timeout(timing.after, ticket.outcome()).await {
-            Ok(outcome) => self.answer(outcome).await,
-            Err(_) => self.answer_late(ticket, keep_alive, timing.every),
+/// What a call came to.
+enum Came {
+    /// A job's outcome, which others may share.
+    Drawn(Arc<Outcome>),
+    /// What became of a task, or an error of this call alone.
+    Told(Result<Told, GenerateError>),
+}
+
+impl Came {
+    fn error(&self) -> Option<&GenerateError> {
+        match self {
+            Self::Drawn(outcome) => outcome.as_ref().as_ref().err(),
+            Self::Told(told) => told.as_ref().err(),
         }
     }
 
-    fn submit(&self, jobs: &Jobs) -> Result<Ticket, GenerateError> {
-        let Call { operation, same_work, may_retry, .. } = &*self.call;
-        let Operation::Generate { request, seed } = operation else {
-            return Err(GenerateError::new(ErrorKind::Unsupported, "tasks are not kept here"));
+    fn picture(&self) -> Option<Drawn> {
+        match self {
+            Self::Drawn(outcome) => outcome.as_ref().as_ref().ok().cloned(),
+            Self::Told(told) => told.as_ref().ok().and_then(|told| told.picture.clone()),
+        }
+    }
+}
+
+impl Execution {
+    /// Carries the call out and answers with what came of it.
+    pub(crate) async fn run(mut self, app: &Arc<App>) -> Response<ResponseBody> {
+        if let Some(told) = self.task(app).await {
+            return self.answer(app, Came::Told(told)).await;
+        }
+        let mut ticket = match self.submit(app) {
+            Ok(ticket) => ticket,
+            Err(error) => return self.answer(app, Came::Told(Err(error))).await,
         };
-        jobs.submit(&*seeded(request, *seed)?, same_work.as_deref(), *may_retry)
+        self.record.job(ticket.number());
+        let Some((timing, keep_alive)) = app.config.keep_alive.zip(self.protocol.keep_alive(&self.call))
+        else {
+            let outcome = ticket.outcome().await;
+            return self.answer(app, Came::Drawn(outcome)).await;
+        };
+        match timeout(timing.after, ticket.outcome()).await {
+            Ok(outcome) => self.answer(app, Came::Drawn(outcome)).await,
+            Err(_) => self.answer_late(Arc::clone(app), ticket, keep_alive, timing.every),
+        }
     }
 
-    async fn answer(mut self, outcome: Arc<Outcome>) -> Response<ResponseBody> {
-        let reply = self.write(outcome, |protocol, call, outcome| protocol.answer(call, outcome)).await;
+    /// Sees to the task that the call is about, if it is about one.
+    async fn task(&self, app: &App) -> Option<Result<Told, GenerateError>> {
+        if let Operation::Generate { .. } = self.call.operation {
+            return None;
+        }
+        let Some(lasting) = &app.lasting else {
+            return Some(Err(GenerateError::new(ErrorKind::Unsupported, "tasks are not kept here")));
+        };
+        Some(match &self.call.operation {
+            Operation::Generate { .. } => return None,
+            Operation::Poll(name) => lasting.tasks.poll(name).await,
+            Operation::Cancel(name) => lasting.tasks.cancel(&app.jobs, name).await,
+            Operation::Submit { request, seed, scope } => match seeded(request, *seed) {
+                Ok(request) => {
+                    let (request, scope) = (request.into_owned(), scope.clone());
+                    lasting.tasks.submit(&app.jobs, request, scope, self.call.caller.clone()).await
+                }
+                Err(error) => Err(error),
+            },
+        })
+    }
+
+    fn submit(&self, app: &App) -> Result<Ticket, GenerateError> {
+        let Call { operation, same_work, may_retry, caller, .. } = &*self.call;
+        let Operation::Generate { request, seed } = operation else {
+            return Err(GenerateError::new(ErrorKind::Internal, "a task is no job that is waited for"));
+        };
+        if self.call.link && app.lasting.is_none() {
+            return Err(GenerateError::new(ErrorKind::Unsupported, "results are not kept here"));
+        }
+        let request = seeded(request, *seed)?;
+        let ask = Ask {
+            key: same_work.as_deref(),
+            caller: caller.as_deref(),
+            cost: cost(&request),
+            deadline: app.jobs.deadline,
+        };
+        app.jobs.submit(&ask, || Work::Request(Box::new(request.into_owned())), *may_retry)
+    }
+
+    async fn answer(mut self, app: &App, came: Came) -> Response<ResponseBody> {
+        let reply = self.write(app, came, |protocol, call, outcome| protocol.answer(call, outcome)).await;
         let reply = reply.unwrap_or_else(|| self.protocol.refuse(Refusal::Internal, &self.context));
         self.record.replied(&reply);
         respond::reply(reply)
     }
 
     /// Begins the answer now, and gives signs of life until its rest is known.
-    fn answer_late(self, ticket: Ticket, keep_alive: KeepAlive, every: Duration) -> Response<ResponseBody> {
+    fn answer_late(
+        self,
+        app: Arc<App>,
+        ticket: Ticket,
+        keep_alive: KeepAlive,
+        every: Duration,
+    ) -> Response<ResponseBody> {
         let KeepAlive { head, beat } = keep_alive;
-        let waiting = Waiting { execution: self, ticket, beat, every, status: head.status };
+        let waiting = Waiting { execution: self, app, ticket, beat, every, status: head.status };
         respond::with_body(head, beats(waiting))
     }
 
-    /// Lets the protocol put an outcome into bytes, on a blocking thread: pictures are megabytes of base64.
+    /// Lets the protocol put what came into bytes, on a blocking thread: pictures are megabytes of base64.
     async fn write<T: Send + 'static>(
         &mut self,
-        outcome: Arc<Outcome>,
+        app: &App,
+        came: Came,
         how: fn(&dyn Protocol, &Call, Result<&Answer, &GenerateError>) -> T,
     ) -> Option<T> {
-        let latency = self.record.age();
-        if let Ok(drawn) = &*outcome {
-            self.record.seed(drawn.seed);
-        }
+        let finished = match came.picture() {
+            Some(drawn) => {
+                self.record.seed(drawn.seed);
+                Some(self.finished(app, drawn).await)
+            }
+            None => None,
+        };
         let (protocol, call) = (Arc::clone(&self.protocol), Arc::clone(&self.call));
         let written = task::spawn_blocking(move || {
-            let finished = match &*outcome {
-                Ok(drawn) => finished(drawn, &call, latency),
-                Err(error) => return how(&*protocol, &call, Err(error)),
-            };
-            how(&*protocol, &call, finished.as_ref())
+            if let Some(error) = came.error() {
+                return how(&*protocol, &call, Err(error));
+            }
+            how(&*protocol, &call, answer_of(came, finished).as_ref())
         });
         let request_id = &self.context.request_id;
         written.await.map_err(|error| error!(request_id, %error, "writing an answer failed")).ok()
     }
+
+    /// A drawn picture as the call wants it.
+    async fn finished(&self, app: &App, drawn: Drawn) -> Result<Finished, GenerateError> {
+        let Drawn { png, seed, verdict } = drawn;
+        let latency = self.record.age();
+        let call = Arc::clone(&self.call);
+        let file = task::spawn_blocking(move || match call.finish.apply(&png) {
+            Ok(Cow::Borrowed(_)) => Ok(png.clone()),
+            Ok(Cow::Owned(file)) => Ok(Bytes::from(file)),
+            Err(error) => Err(error),
+        });
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let message = "the drawn picture cannot be finished";
+            error!(request_id = self.context.request_id, error = chain(&*error), message);
+            GenerateError::caused_by(ErrorKind::Internal, message, error)
+        };
+        let file = file.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
+        let Some(lasting) = app.lasting.as_ref().filter(|_| self.call.link) else {
+            return Ok(Finished { file, link: None, seed, verdict, latency });
+        };
+        let scope = self.call.caller.as_deref().unwrap_or_default();
+        let link = lasting.results.link(file, scope, &self.asked_at).await.map_err(|error| {
+            let message = "the picture cannot be kept for its link";
+            error!(request_id = self.context.request_id, error = chain(&error), message);
+            GenerateError::caused_by(ErrorKind::Internal, message, error)
+        })?;
+        Ok(Finished { file: Bytes::new(), link: Some(link), seed, verdict, latency })
+    }
 }
 
-/// A drawn picture as the call wants it.
-fn finished(drawn: &Drawn, call: &Call, latency: Duration) -> Result<Answer, GenerateError> {
-    let Drawn { png, seed, verdict } = drawn;
-    let file = match call.finish.apply(png) {
-        Ok(Cow::Borrowed(_)) => png.clone(),
-        Ok(Cow::Owned(file)) => file.into(),
-        Err(error) => {
-            let message = "the drawn picture cannot be finished";
-            error!(request_id = call.request_id, %error, message);
-            return Err(GenerateError::caused_by(ErrorKind::Internal, message, error));
+/// The answer to what came well.
+fn answer_of(came: Came, finished: Option<Result<Finished, GenerateError>>) -> Result<Answer, GenerateError> {
+    let finished = finished.transpose()?;
+    match came {
+        Came::Told(told) => {
+            let Told { id, state, picture: _ } = told?;
+            Ok(Answer::Task(TaskReport { id, state, finished }))
         }
+        Came::Drawn(_) => finished
+            .map(Answer::Picture)
+            .ok_or_else(|| GenerateError::new(ErrorKind::Internal, "a job ended without a picture")),
+    }
+}
+
+/// Bytes of all pictures that a request holds.
+fn cost(request: &GenerationRequest) -> usize {
+    let of = |picture: &Arc<Picture>| picture.pixels().len();
+    let mask = match &request.task {
+        Task::Repaint { mask, .. } => mask.values().len(),
+        Task::TextToImage | Task::ImageToImage { .. } => 0,
     };
-    Ok(Answer::Picture(Finished { file, link: None, seed: *seed, verdict: *verdict, latency }))
+    let conditioning = &request.conditioning;
+    let hints = conditioning.controls.iter().map(|control| match &control.hint {
+        Hint::Picture(picture) => of(picture),
+        Hint::Edges(_) => 0,
+    });
+    let prompts = conditioning.image_prompts.iter().flat_map(|prompt| &prompt.pictures).map(of);
+    let faces = match conditioning.identity.as_ref().map(|identity| &identity.faces) {
+        Some(Faces::Of(pictures)) => pictures.iter().map(of).sum(),
+        Some(Faces::OfInput) | None => 0,
+    };
+    request.task.init().map_or(0, of) + mask + hints.sum::<usize>() + prompts.sum::<usize>() + faces
 }
 
 /// An answer that was begun early.
 struct Waiting {
     execution: Execution,
+    app: Arc<App>,
     ticket: Ticket,
     beat: Bytes,
     every: Duration,
@@ -130,9 +248,10 @@ impl Waiting {
             return (self.beat.clone(), false);
         };
         let error = outcome.as_ref().as_ref().err().map_or("none", |error| kind_name(error.kind()));
-        let rest =
-            self.execution.write(outcome, |protocol, call, outcome| protocol.late_answer(call, outcome));
-        let rest = rest.await.unwrap_or_default();
+        let late = |protocol: &dyn Protocol, call: &Call, outcome: Result<&Answer, &GenerateError>| {
+            protocol.late_answer(call, outcome)
+        };
+        let rest = self.execution.write(&self.app, Came::Drawn(outcome), late).await.unwrap_or_default();
         self.execution.record.sent(rest.len());
         self.execution.record.answered(self.status, error);
         (rest, true)

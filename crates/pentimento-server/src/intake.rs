@@ -158,19 +158,34 @@ impl Intake {
         protocol: &Arc<dyn Protocol>,
         context: &Context,
     ) -> Result<Received, Reply> {
+        let HeldBody { bytes, memory } = body;
+        let request = raw_request(parts, bytes);
+        let (reader, its_context) = (Arc::clone(protocol), context.clone());
+        self.decoding(protocol, context, move || {
+            let result = reader.receive(&request, &its_context);
+            drop((request, memory));
+            result
+        })
+        .await
+    }
+
+    /// Does a part of a protocol's work on a blocking thread, once there is a place for it.
+    pub(crate) async fn decoding<T: Send + 'static>(
+        &self,
+        protocol: &Arc<dyn Protocol>,
+        context: &Context,
+        work: impl FnOnce() -> Result<T, Reply> + Send + 'static,
+    ) -> Result<T, Reply> {
         let decoder = timeout(self.wait, Arc::clone(&self.decoders).acquire_owned()).await;
         let Some(decoder) = decoder.ok().and_then(Result::ok) else {
             return Err(protocol.refuse(Refusal::Overloaded, context));
         };
-        let HeldBody { bytes, memory } = body;
-        let request = raw_request(parts, bytes);
-        let (reader, its_context) = (Arc::clone(protocol), context.clone());
-        let received = task::spawn_blocking(move || {
-            let result = reader.receive(&request, &its_context);
-            drop((request, memory, decoder));
+        let worked = task::spawn_blocking(move || {
+            let result = work();
+            drop(decoder);
             result
         });
-        received.await.unwrap_or_else(|error| {
+        worked.await.unwrap_or_else(|error| {
             error!(request_id = context.request_id, %error, "reading a request failed");
             Err(protocol.refuse(Refusal::Internal, context))
         })

@@ -9,27 +9,41 @@
 //! connection   sockets, TLS, limits, watch over idle peers
 //!  └ routes    raw target -> a health page or a protocol
 //!     └ intake    the body within its limits -> Protocol::receive on a blocking thread -> Call
-//!        └ execute   seed, submit, wait, keep alive -> Protocol::answer
+//!        └ fetch     pictures that the request names by URL, from public addresses only
+//!        └ execute   seed, submit, wait, keep alive, finish, link -> Protocol::answer
+//!           └ tasks     requests that are answered later, over ends and starts of the server
 //!           └ jobs      ledger (who waits for what) and worker (the thread that owns the generator)
+//! keep         the data folder: the database of tasks, the key of links
+//! results      finished pictures in an object store, and links to them
 //! ```
 //!
 //! A client that leaves takes its job with it: hyper drops the future or body that stands for the request, that drops
 //! its ticket, and the last ticket's drop cancels the job.
 
+mod clock;
 mod config;
 mod connection;
 mod error;
 mod execute;
+mod fetch;
 mod intake;
 mod jobs;
+mod keep;
 mod metrics;
+mod quota;
 mod record;
 mod respond;
+mod results;
 mod routes;
 mod server;
+mod tasks;
 mod tls;
 
+pub use clock::{Clock, SystemClock};
 pub use config::{KeepAliveTiming, ServerConfig};
 pub use error::{ServerError, ServerErrorKind};
-pub use server::{Server, serve};
+pub use fetch::{FetchConfig, Origin, Resolver, Resolving, SystemResolver};
+pub use quota::{Quota, Quotas};
+pub use results::{ResultStore, ResultsConfig, S3Store};
+pub use server::{Controls, Server, serve};
 pub use tls::Tls;

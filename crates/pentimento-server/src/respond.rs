@@ -5,10 +5,10 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Response, StatusCode,
     body::Body,
-    header::{CONTENT_TYPE, HeaderName, HeaderValue},
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use pentimento_protocols::Reply;
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 use tracing::error;
 
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -48,5 +48,17 @@ pub(crate) fn text(status: StatusCode, kind: &'static str, body: String) -> Resp
     let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// A file that its reader may keep for so long.
+pub(crate) fn file(bytes: Bytes, kind: &'static str, left: Duration) -> Response<ResponseBody> {
+    let mut response = Response::new(Full::new(bytes).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(value) = HeaderValue::from_str(&format!("private, max-age={}", left.as_secs())) {
+        headers.insert(CACHE_CONTROL, value);
+    }
     response
 }

@@ -1,23 +1,23 @@
 //! Which request is whose, by its method and raw target.
 
 use crate::{
+    error::chain,
     execute::Execution,
     intake::{Rejection, raw_target},
     record::Record,
     respond::{self, ResponseBody},
+    results::{self, Linked},
     server::App,
 };
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ALLOW, HeaderValue},
+    header::{ALLOW, HOST, HeaderValue},
     http::request::Parts,
 };
-use pentimento_protocols::{Context, FetchError, Protocol, Received, Refusal, Reply, Stopwatch};
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use pentimento_protocols::{Call, Context, Fetch, Protocol, Received, Refusal, Reply, Stopwatch};
+use std::{sync::Arc, time::Instant};
+use tracing::error;
 use uuid::Uuid;
 
 /// Prometheus' text exposition format.
@@ -36,13 +36,16 @@ pub(crate) async fn answer(
     }
     let arrival = Instant::now();
     let context = Context {
-        now: SystemTime::now(),
+        now: app.config.clock.wall(),
         request_id: Uuid::new_v4().as_hyphenated().to_string(),
         secure,
         stopwatch: Stopwatch::new(move || arrival.elapsed()),
     };
     let mut record = Record::new(app.metrics.clone(), &context.request_id, &parts.method, parts.uri.path());
     let target = raw_target(&parts.uri);
+    if target.starts_with(results::PATH) {
+        return linked(&app, &parts.method, target, record).await;
+    }
     let claimed = app.protocols.iter().find(|protocol| protocol.claims(parts.method.as_str(), target));
     let Some(protocol) = claimed else {
         record.answered(StatusCode::NOT_FOUND.as_u16(), "not_found");
@@ -89,7 +92,7 @@ fn metrics(app: &App) -> Response<ResponseBody> {
 
 /// Reads, understands and carries out what a protocol claimed.
 async fn call(
-    app: &App,
+    app: &Arc<App>,
     protocol: Arc<dyn Protocol>,
     parts: Parts,
     body: Incoming,
@@ -105,15 +108,74 @@ async fn call(
     };
     record.received(body.len());
     let received = app.intake.receive(&parts, body, &protocol, &context).await;
-    let call = match received.and_then(|received| match received {
-        Received::Call(call) => Ok(*call),
-        Received::Fetch(fetch) => (fetch.resume)(Err(FetchError::Refused)),
-    }) {
+    let understood = match received {
+        Ok(Received::Fetch(fetch)) => {
+            match app.unless_closing(fetched(app, fetch, &protocol, &context)).await {
+                Some(understood) => understood,
+                None => Err(protocol.refuse(Refusal::ShuttingDown, &context)),
+            }
+        }
+        Ok(Received::Call(call)) => Ok(*call),
+        Err(reply) => Err(reply),
+    };
+    let call = match understood {
         Ok(call) => Arc::new(call),
         Err(reply) => return rejected(record, reply),
     };
     record.understood(&call);
-    Execution { protocol, call, context, record }.run(&app.jobs, app.config.keep_alive).await
+    let asked_at = asked_at(app, &parts, context.secure);
+    Execution { protocol, call, context, record, asked_at }.run(app).await
+}
+
+/// Fetches what a request names by URL, and goes on with it.
+async fn fetched(
+    app: &App,
+    fetch: Fetch,
+    protocol: &Arc<dyn Protocol>,
+    context: &Context,
+) -> Result<Call, Reply> {
+    let Fetch { urls, byte_limit, resume } = fetch;
+    let files = app.fetcher.fetch(&urls, byte_limit, &context.request_id).await;
+    app.intake.decoding(protocol, context, move || resume(files)).await
+}
+
+/// What stands before the path in links that this client can follow: scheme and host as it asked.
+fn asked_at(app: &App, parts: &Parts, secure: bool) -> String {
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = parts.uri.authority().map(|authority| authority.as_str()).or(host);
+    // A host's name or address and nothing else, whatever the header may hold.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_[]".contains(&byte);
+    let host = host.filter(|host| !host.is_empty() && host.bytes().all(plain));
+    let scheme = if secure { "https" } else { "http" };
+    host.map_or_else(|| format!("{scheme}://{}", app.address), |host| format!("{scheme}://{host}"))
+}
+
+/// A result by its link.
+async fn linked(app: &App, method: &Method, target: &str, mut record: Record) -> Response<ResponseBody> {
+    record.protocol("results");
+    let mut tell = |status: StatusCode, name, text| {
+        record.answered(status.as_u16(), name);
+        respond::message(status, text)
+    };
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return tell(StatusCode::METHOD_NOT_ALLOWED, "method", "results are read with GET or HEAD");
+    }
+    let Some(lasting) = &app.lasting else {
+        return tell(StatusCode::NOT_FOUND, "not_found", "no results are kept here");
+    };
+    match lasting.results.follow(target).await {
+        Linked::Denied => tell(StatusCode::FORBIDDEN, "denied", "this link is wrong, or its time is over"),
+        Linked::Missing => tell(StatusCode::NOT_FOUND, "not_found", "there is nothing here any more"),
+        Linked::Unreachable(cause) => {
+            error!(error = chain(&cause), "the store of results does not answer");
+            tell(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "results cannot be read for now")
+        }
+        Linked::File { bytes, kind, left } => {
+            record.sent(bytes.len());
+            record.answered(StatusCode::OK.as_u16(), "none");
+            respond::file(bytes, kind, left)
+        }
+    }
 }
 
 fn rejected(mut record: Record, reply: Reply) -> Response<ResponseBody> {

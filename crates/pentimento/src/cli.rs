@@ -8,6 +8,7 @@ use clap::{
 };
 use pentimento_imaging::{Format, MaskSource};
 use pentimento_request::{FilterMode, Sampler, Schedule, Size};
+use pentimento_server::Origin;
 use std::path::PathBuf;
 
 /// Draw and repaint pictures with Stable Diffusion, on the command line or behind the API that old clients call.
@@ -236,6 +237,11 @@ pub(crate) struct ServeArgs {
     /// Answer without looking at signatures and keys; only on loopback addresses
     #[arg(long)]
     pub(crate) no_auth: bool,
+
+    /// Fetch pictures from this host and port too, whatever its address is; may be repeated. Without it pictures are fetched
+    /// from public addresses only
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) allow_fetch: Vec<Origin>,
 
     /// Form of the log on standard error: text or json [default: text]
     #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]

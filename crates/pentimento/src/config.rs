@@ -3,6 +3,12 @@
 //! This is what was written, nothing resolved except that relative paths are taken from the file's own folder.
 //! `examples/pentimento.toml` describes every key; a test holds the two together.
 
+mod secret;
+mod sharing;
+
+pub(crate) use secret::Secret;
+pub(crate) use sharing::{FetchConfig, QuotaConfig, QuotasConfig, ResultsConfig, S3Config, Share};
+
 use anyhow::{Context, Result, bail};
 use pentimento_request::FilterMode;
 use serde::{Deserialize, Deserializer, de};
@@ -45,6 +51,15 @@ pub(crate) struct Config {
     /// What is too much.
     #[serde(default)]
     pub(crate) limits: LimitsConfig,
+    /// What each caller may ask for.
+    #[serde(default)]
+    pub(crate) quotas: QuotasConfig,
+    /// Where finished pictures are kept, and how they are linked.
+    #[serde(default)]
+    pub(crate) results: ResultsConfig,
+    /// Which pictures are fetched.
+    #[serde(default)]
+    pub(crate) fetch: FetchConfig,
     /// How connections are treated.
     #[serde(default)]
     pub(crate) connections: ConnectionsConfig,
@@ -165,29 +180,6 @@ impl AccessKey {
     }
 }
 
-/// A text that never shows itself in messages and logs.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
-#[serde(transparent)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    /// A secret of this text.
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for those who check it.
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Secret(…)")
-    }
-}
-
 /// A value of `[models]`: a folder or name, or a table of it and its options.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ModelConfig {
@@ -285,6 +277,8 @@ impl TryFrom<f64> for Seconds {
 pub(crate) struct LimitsConfig {
     /// Bytes of all request bodies that are held in memory at once.
     pub(crate) body_memory_bytes: Option<usize>,
+    /// Bytes of all decoded pictures that wait in the queue at once.
+    pub(crate) queue_memory_bytes: Option<usize>,
     /// Bytes that all loaded models may take together. 0 is no limit.
     pub(crate) model_memory_bytes: Option<u64>,
     /// Largest picture that a model works at or that is taken in, in pixels.
@@ -328,8 +322,10 @@ impl Config {
         let shown = path.display();
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read the configuration {shown}"))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        secret::FOLDER.set(folder.to_owned());
         let mut config = Self::parse(&text).with_context(|| format!("the configuration {shown} is wrong"))?;
-        config.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        config.resolve_paths(folder);
         Ok(config)
     }
 
@@ -435,6 +431,9 @@ mod tests {
             auth,
             models,
             limits,
+            quotas,
+            results,
+            fetch,
             connections,
             filter: filtering,
             bedrock,
@@ -446,6 +445,7 @@ mod tests {
         let AuthConfig { access_keys, api_keys } = auth;
         let LimitsConfig {
             body_memory_bytes,
+            queue_memory_bytes,
             model_memory_bytes,
             pixels,
             queue,
@@ -455,6 +455,19 @@ mod tests {
         let ConnectionsConfig { keep_alive_after_seconds, keep_alive_every_seconds, retry_grace_seconds } =
             connections;
         let BedrockStrictness { nine_sizes_only, refuse_unknown_keys } = bedrock;
+        let QuotasConfig { pictures_per_minute: everybodys, at_once, queue_share, keys } = quotas;
+        assert!(everybodys.is_some() && at_once.is_some() && queue_share.is_some());
+        assert!(keys.values().any(|quota| {
+            let QuotaConfig { pictures_per_minute, at_once, queue_share } = quota;
+            pictures_per_minute.is_some() && at_once.is_some() && queue_share.is_some()
+        }));
+        let ResultsConfig { lifetime_seconds, public_url, s3 } = results;
+        let S3Config { endpoint, bucket: _, region, prefix, access_key_id: _, secret_access_key: _ } =
+            s3.expect("it is described");
+        assert!(lifetime_seconds.is_some() && public_url.is_some());
+        assert!(endpoint.is_some() && region.is_some() && prefix.is_some());
+        let FetchConfig { allow, timeout_seconds } = fetch;
+        assert!(!allow.is_empty() && timeout_seconds.is_some() && queue_memory_bytes.is_some());
         assert!(listen.is_some() && model.is_some() && data_dir.is_some() && threads.is_some());
         assert!(dtype.is_some() && format.is_some() && filter.is_some() && tls.is_some());
         assert!(access_keys[0].session_token.is_some() && !api_keys.is_empty());
@@ -523,6 +536,25 @@ mod tests {
         assert_eq!(found.api_keys, [Secret::new("one"), Secret::new("two")]);
         assert!(with(&[("PENTIMENTO_ACCESS_KEY_ID", "AK")]).is_err());
         assert!(with(&[]).expect("nothing is fine").api_keys.is_empty());
+    }
+
+    #[test]
+    fn secrets_are_read_from_files_and_the_environment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("key"), "from a file\n").expect("written");
+        let path = folder.path().join("p.toml");
+        let read = |text: &str| {
+            fs::write(&path, text).expect("written");
+            Config::read(&path).map(|config| config.auth.api_keys)
+        };
+        let keys = read("[auth]\napi_keys = [\"plain\", { file = \"key\" }]").expect("it is right");
+        assert_eq!(keys, [Secret::new("plain"), Secret::new("from a file")]);
+        for wrong in
+            ["{ file = \"missing\" }", "{ variable = \"NO_SUCH_VARIABLE\" }", "{ text = \"a\" }", "5"]
+        {
+            let message = read(&format!("[auth]\napi_keys = [{wrong}]")).expect_err(wrong);
+            assert!(!format!("{message:#}").contains('\n'), "{message:#}");
+        }
     }
 
     #[test]

@@ -28,6 +28,14 @@ impl Places {
         Self::resolve(typed, None, &[])
     }
 
+    /// The data folder.
+    ///
+    /// # Errors
+    /// When none was named and the system names none.
+    pub(crate) fn data(&self) -> Result<PathBuf> {
+        self.data.clone().context("there is no place for tasks and results: name one with --data-dir")
+    }
+
     /// The folders of models, the most important first.
     pub(crate) fn model_folders(&self) -> Vec<PathBuf> {
         self.models.iter().cloned().chain(self.data.as_ref().map(|data| data.join("models"))).collect()

@@ -3,25 +3,30 @@
 //! Locking: one mutex guards the [`ledger`]; it is held for bookkeeping only, never while anything is drawn or awaited.
 //! Outcomes travel through a watch channel per job, so that any number of requests can wait for the same one.
 
+mod fair;
 mod ledger;
 mod worker;
 
 use crate::{
     error::{ServerError, ServerErrorKind},
     metrics::Metrics,
+    quota::Quotas,
 };
 use bytes::Bytes;
 use ledger::{Absence, Ledger};
 use pentimento_request::{Cancel, ErrorKind, GenerateError, GenerationRequest, Generator, Verdict};
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::watch, time};
 
-/// A finished picture as it is sent.
-#[derive(Debug)]
+/// A drawn picture as it is kept.
+#[derive(Clone, Debug)]
 pub(crate) struct Drawn {
     /// The encoded PNG file, its receipt included.
     pub(crate) png: Bytes,
@@ -33,20 +38,62 @@ pub(crate) struct Drawn {
 
 pub(crate) type Outcome = Result<Drawn, GenerateError>;
 
+/// What a job draws.
+pub(crate) enum Work {
+    /// This.
+    Request(Box<GenerationRequest>),
+    /// What is kept elsewhere until the worker takes it up.
+    Kept(Box<dyn Fn() -> Result<GenerationRequest, GenerateError> + Send + Sync>),
+}
+
+/// What the queue has to know of a job.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    /// Under which jobs of the same work are joined.
+    pub(crate) key: Option<&'a str>,
+    /// Whose job it is.
+    pub(crate) caller: Option<&'a str>,
+    /// Bytes that it holds while it waits.
+    pub(crate) cost: usize,
+    /// How long it may take, waiting included.
+    pub(crate) deadline: Option<Duration>,
+}
+
 /// One piece of work, shared by the worker and all who wait for it.
 pub(crate) struct Job {
     number: u64,
-    request: GenerationRequest,
+    caller: Option<String>,
+    cost: usize,
+    work: Work,
     cancel: Cancel,
     queued: Instant,
+    begun: AtomicBool,
     deadline: Option<Instant>,
     outcome: watch::Sender<Option<Arc<Outcome>>>,
 }
 
 impl Job {
-    fn new(number: u64, request: GenerationRequest, queued: Instant, deadline: Option<Instant>) -> Self {
-        let outcome = watch::Sender::new(None);
-        Self { number, request, cancel: Cancel::default(), queued, deadline, outcome }
+    fn new(number: u64, ask: &Ask<'_>, work: Work, queued: Instant) -> Self {
+        Self {
+            number,
+            caller: ask.caller.map(str::to_owned),
+            cost: ask.cost,
+            work,
+            cancel: Cancel::default(),
+            queued,
+            begun: AtomicBool::new(false),
+            deadline: ask.deadline.and_then(|limit| queued.checked_add(limit)),
+            outcome: watch::Sender::new(None),
+        }
+    }
+
+    fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the worker has taken it up, be it done or not.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Tells all who wait, unless they were told something before.
@@ -68,13 +115,19 @@ impl Job {
 /// The queue's limits; `ServerConfig` explains them.
 pub(crate) struct Limits {
     pub(crate) places: usize,
+    pub(crate) memory: usize,
     pub(crate) per_minute: Option<NonZeroU32>,
     pub(crate) retry_grace: Duration,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) quotas: Quotas,
 }
 
 /// The queue. Dropping it breaks everything off.
-pub(crate) struct Jobs(Arc<Shared>);
+pub(crate) struct Jobs {
+    shared: Arc<Shared>,
+    /// Longest time of a job that a client waits for.
+    pub(crate) deadline: Option<Duration>,
+}
 
 struct Shared {
     ledger: Mutex<Ledger>,
@@ -107,48 +160,74 @@ impl Jobs {
             .map_err(|error| {
                 ServerError::caused_by(ServerErrorKind::Internal, "cannot start the worker's thread", error)
             })?;
-        Ok(Self(shared))
+        Ok(Self { shared, deadline: limits.deadline })
     }
 
-    /// Queues a request, or joins the job of the same key. `may_retry`: the client may leave and ask again.
+    /// Queues work, or joins the job of the same key. `may_retry`: the client may leave and ask again.
     pub(crate) fn submit(
         &self,
-        request: &GenerationRequest,
-        key: Option<&str>,
+        ask: &Ask<'_>,
+        work: impl FnOnce() -> Work,
         may_retry: bool,
     ) -> Result<Ticket, GenerateError> {
-        let shared = Arc::clone(&self.0);
-        let admission = shared.with(|ledger| ledger.admit(request, key, Instant::now()))?;
+        let shared = &self.shared;
+        let admission = shared.with(|ledger| ledger.admit(ask, work, Instant::now()))?;
         if admission.joined {
             shared.metrics.coalesced();
         } else {
             shared.bell.notify_one();
         }
-        let outcome = admission.job.outcome.subscribe();
-        Ok(Ticket { shared, job: admission.job, outcome, may_retry, answered: false })
+        Ok(self.ticket(admission.job, may_retry))
+    }
+
+    /// Queues what an earlier server had admitted.
+    pub(crate) fn restore(&self, ask: &Ask<'_>, work: Work) -> Ticket {
+        let job = self.shared.with(|ledger| ledger.restore(ask, work, Instant::now()));
+        self.shared.bell.notify_one();
+        self.ticket(job, false)
+    }
+
+    /// Whether there would be a place, as things stand.
+    pub(crate) fn has_room(&self, ask: &Ask<'_>) -> Result<(), GenerateError> {
+        self.shared.with(|ledger| ledger.has_room(ask))
+    }
+
+    /// Ends a job early, for all who wait for it.
+    pub(crate) fn break_off(&self, job: &Job, error: GenerateError) {
+        self.shared.with(|ledger| ledger.break_off(job, error));
+    }
+
+    /// What callers may have from now on.
+    pub(crate) fn set_quotas(&self, quotas: Quotas) {
+        self.shared.with(|ledger| ledger.set_quotas(quotas));
+    }
+
+    fn ticket(&self, job: Arc<Job>, may_retry: bool) -> Ticket {
+        let outcome = job.outcome.subscribe();
+        Ticket { shared: Arc::clone(&self.shared), job, outcome, may_retry, answered: false }
     }
 
     /// Admits nothing more and answers those who wait in the queue. The running job goes on if anybody waits for it.
     pub(crate) fn close(&self) {
-        self.0.with(Ledger::close);
-        self.0.bell.notify_all();
+        self.shared.with(Ledger::close);
+        self.shared.bell.notify_all();
     }
 
     /// Closes, and breaks the running job off too.
     pub(crate) fn abort(&self) {
-        self.0.with(Ledger::abort);
-        self.0.bell.notify_all();
+        self.shared.with(Ledger::abort);
+        self.shared.bell.notify_all();
     }
 
     /// Whether the worker lives.
     pub(crate) fn is_alive(&self) -> bool {
-        !*self.0.ended.borrow()
+        !*self.shared.ended.borrow()
     }
 
     /// Waits until the worker's thread has ended; it does so once the queue is closed and its last job returned.
     pub(crate) async fn ended(&self) {
         // An error would mean that the sender is gone, but it lives in `self`.
-        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
+        let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
     }
 }
 
@@ -223,6 +302,11 @@ impl Ticket {
         self.job.number
     }
 
+    /// The job that is waited for.
+    pub(crate) fn job(&self) -> &Arc<Job> {
+        &self.job
+    }
+
     /// Waits for the outcome. May be dropped and called again.
     pub(crate) async fn outcome(&mut self) -> Arc<Outcome> {
         loop {
@@ -262,6 +346,11 @@ pub(crate) mod tests {
     use pentimento_request::{
         Canvas, ClipSkip, Conditioning, GuidanceScale, NoiseSource, PromptSyntax, SolverOptions, Steps, Task,
     };
+
+    pub(super) fn job(number: u64, caller: Option<&str>) -> Arc<Job> {
+        let ask = Ask { key: None, caller, cost: 0, deadline: None };
+        Arc::new(Job::new(number, &ask, Work::Request(Box::new(request(1))), Instant::now()))
+    }
 
     pub(crate) fn request(seed: u64) -> GenerationRequest {
         GenerationRequest {

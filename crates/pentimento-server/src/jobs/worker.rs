@@ -3,7 +3,7 @@
 //! A panic ends the job it happened in, and nothing else. Encoding the picture happens here too, so that it never holds
 //! up the threads that serve connections.
 
-use super::{Drawn, Job, Outcome, Shared};
+use super::{Drawn, Job, Outcome, Shared, Work};
 use crate::{
     error::{chain, kind_name},
     metrics::Metrics,
@@ -53,7 +53,15 @@ fn draw_caught(job: &Job, generator: &dyn Generator, metrics: &Metrics) -> Outco
 
 fn draw(job: &Job, generator: &dyn Generator, metrics: &Metrics) -> Outcome {
     let mut watcher = Watcher { cancel: &job.cancel, metrics, stage: None };
-    let image = generator.generate(&job.request, &mut watcher)?;
+    let kept;
+    let request = match &job.work {
+        Work::Request(request) => request,
+        Work::Kept(fetch) => {
+            kept = fetch()?;
+            &kept
+        }
+    };
+    let image = generator.generate(request, &mut watcher)?;
     watcher.stage_done();
     if job.cancel.is_cancelled() {
         return Err(GenerateError::new(ErrorKind::Cancelled, "cancelled before encoding"));

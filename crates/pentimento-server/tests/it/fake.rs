@@ -2,19 +2,21 @@
 //!
 //! The protocol reads `{"script": …, "seed": …, "key": …, "retry": …}` from `POST /fake/…`. The script tells the generator
 //! what to do: `draw` at once, `wait` until the gate is open, `panic`, `fail`. `unreadable` panics in the protocol.
+//! `{"submit": true}` makes a task of it, `{"poll": ID}` and `{"cancel": ID}` ask for one; `link` and `jpeg` say what
+//! becomes of the picture, `caller` whose it is, `urls` what has to be fetched first.
 
 use bytes::Bytes;
-use pentimento_imaging::Finish;
+use pentimento_imaging::{Finish, Format};
 use pentimento_protocols::{
-    Answer, Call, Context, Delivery, Finished, HttpRequest, KeepAlive, Operation, Protocol, Received,
-    Refusal, Reply, Seed,
+    Answer, Call, Context, Delivery, Fetch, FetchError, Finished, HttpRequest, KeepAlive, Operation,
+    Protocol, Received, Refusal, Reply, Seed, TaskName, TaskReport,
 };
 use pentimento_request::{
     Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
     Generator, GuidanceScale, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Receipt, Sampler,
     Schedule, Size, SolverOptions, Stage, StepReport, Steps, Task, Verdict,
 };
-use pentimento_server::{Server, ServerConfig, ServerError};
+use pentimento_server::{Controls, Server, ServerConfig, ServerError};
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
@@ -34,6 +36,7 @@ pub(crate) struct Fixture {
     pub(crate) address: SocketAddr,
     pub(crate) generator: Arc<FakeGenerator>,
     pub(crate) protocol: Arc<FakeProtocol>,
+    pub(crate) controls: Controls,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Result<(), ServerError>>,
 }
@@ -52,11 +55,11 @@ impl Fixture {
         let server = Server::bind(config).await.expect("a free port");
         let (generator, protocol) = (Arc::new(FakeGenerator::default()), Arc::new(FakeProtocol::default()));
         let (stop, stopped) = oneshot::channel();
-        let address = server.local_addr();
+        let (address, controls) = (server.local_addr(), server.controls());
         let running = tokio::spawn(server.run(vec![protocol.clone()], generator.clone(), async {
             let _ = stopped.await;
         }));
-        Self { address, generator, protocol, stop: Some(stop), running }
+        Self { address, generator, protocol, controls, stop: Some(stop), running }
     }
 
     /// Gives the shutdown signal.
@@ -93,6 +96,8 @@ pub(crate) struct Counts {
     pub(crate) begun: usize,
     pub(crate) drawn: usize,
     pub(crate) cancelled: usize,
+    /// Seeds of everything that was begun.
+    pub(crate) seeds: Vec<u64>,
     /// Whether scripts that wait may go on.
     pub(crate) open: bool,
 }
@@ -100,6 +105,11 @@ pub(crate) struct Counts {
 impl FakeGenerator {
     pub(crate) fn counts(&self) -> Counts {
         self.state.lock().expect("not poisoned").clone()
+    }
+
+    /// Seeds of everything that was begun, in that order.
+    pub(crate) fn seeds(&self) -> Vec<u64> {
+        self.counts().seeds
     }
 
     /// Lets all scripts that wait go on.
@@ -148,7 +158,10 @@ impl Generator for FakeGenerator {
         request: &GenerationRequest,
         progress: &mut dyn Progress,
     ) -> Result<GeneratedImage, GenerateError> {
-        self.change(|counts| counts.begun += 1);
+        self.change(|counts| {
+            counts.begun += 1;
+            counts.seeds.push(request.seed);
+        });
         let _ = progress.stage(Stage::Text);
         let _ = progress.stage(Stage::Sample);
         match request.prompts[0].text.as_str() {
@@ -242,20 +255,25 @@ impl Protocol for FakeProtocol {
         };
         let script = wire["script"].as_str().unwrap_or("draw");
         assert!(script != "unreadable", "the script says so");
-        Ok(Received::Call(Box::new(Call {
-            operation: Operation::Generate {
-                request: Box::new(request_of(script, wire["seed"].as_u64())),
-                seed: if wire["seed"].is_null() { Seed::Drawn { max: 1000 } } else { Seed::Given },
-            },
-            delivery: if wire["bare"] == true { Delivery::Picture } else { Delivery::Json },
-            same_work: wire["key"].as_str().map(str::to_owned),
-            may_retry: wire["retry"] == true,
-            request_id: context.request_id.clone(),
-            memo: None,
-            finish: Finish::none(),
-            link: false,
-            caller: None,
-        })))
+        let call = call_of(&wire, script, context);
+        let Some(urls) = wire["urls"].as_array() else { return Ok(Received::Call(Box::new(call))) };
+        let urls = urls.iter().filter_map(|url| url.as_str().map(str::to_owned)).collect();
+        let resume = move |files: Result<Vec<Bytes>, FetchError>| match files {
+            Ok(files) => {
+                let Operation::Generate { mut request, .. } = call.operation.clone() else {
+                    return Err(failure(400, "Malformed", "no picture"));
+                };
+                // What was fetched decides the seed, so that a test can see it.
+                request.seed = files.iter().map(|file| file.len() as u64).sum();
+                let operation = Operation::Generate { request, seed: Seed::Given };
+                Ok(Call { operation, ..call })
+            }
+            Err(FetchError::Refused) => Err(failure(400, "FetchRefused", "refused")),
+            Err(FetchError::Failed) => Err(failure(400, "FetchFailed", "failed")),
+            Err(FetchError::TooLarge) => Err(failure(400, "FetchTooLarge", "too large")),
+        };
+        let byte_limit = wire["byte_limit"].as_u64().unwrap_or(5 << 20) as usize;
+        Ok(Received::Fetch(Fetch { urls, byte_limit, resume: Box::new(resume) }))
     }
 
     fn refuse(&self, refusal: Refusal, _: &Context) -> Reply {
@@ -274,11 +292,12 @@ impl Protocol for FakeProtocol {
                 success(finished.file.clone())
             }
             Ok(Answer::Picture(finished)) => success(text(finished)),
-            Ok(Answer::Task(task)) => success(format!("{:?}", task.state).into()),
+            Ok(Answer::Task(task)) => success(task_text(task)),
             Err(error) => {
                 let (status, name) = match error.kind() {
                     ErrorKind::InvalidRequest => (400, "Invalid"),
                     ErrorKind::Overloaded => (429, "Throttled"),
+                    ErrorKind::RateLimited => (429, "TooOften"),
                     ErrorKind::Unavailable => (503, "Unavailable"),
                     ErrorKind::DeadlineExceeded => (408, "Timeout"),
                     _ => (500, "Internal"),
@@ -296,10 +315,44 @@ impl Protocol for FakeProtocol {
     fn late_answer(&self, _: &Call, outcome: Result<&Answer, &GenerateError>) -> Bytes {
         match outcome {
             Ok(Answer::Picture(finished)) => text(finished),
-            Ok(Answer::Task(task)) => format!("{:?}", task.state).into(),
+            Ok(Answer::Task(task)) => task_text(task),
             Err(error) => json!({"late": format!("{:?}", error.kind())}).to_string().into(),
         }
     }
+}
+
+fn call_of(wire: &Value, script: &str, context: &Context) -> Call {
+    let request = Box::new(request_of(script, wire["seed"].as_u64()));
+    let seed = if wire["seed"].is_null() { Seed::Drawn { max: 1000 } } else { Seed::Given };
+    let caller = wire["caller"].as_str().map(str::to_owned);
+    let scope = caller.clone().unwrap_or_default();
+    let name = |id: &Value| TaskName { id: id.as_str().expect("an id").to_owned(), scope: scope.clone() };
+    let operation = match wire {
+        _ if wire["submit"] == true => Operation::Submit { request, seed, scope },
+        _ if !wire["poll"].is_null() => Operation::Poll(name(&wire["poll"])),
+        _ if !wire["cancel"].is_null() => Operation::Cancel(name(&wire["cancel"])),
+        _ => Operation::Generate { request, seed },
+    };
+    let format = if wire["jpeg"] == true { Format::Jpeg } else { Format::Png };
+    Call {
+        operation,
+        delivery: if wire["bare"] == true { Delivery::Picture } else { Delivery::Json },
+        same_work: wire["key"].as_str().map(str::to_owned),
+        may_retry: wire["retry"] == true,
+        request_id: context.request_id.clone(),
+        memo: None,
+        finish: Finish { format, ..Finish::none() },
+        link: wire["link"] == true,
+        caller,
+    }
+}
+
+fn task_text(task: &TaskReport) -> Bytes {
+    let mut shown = json!({"id": task.id, "state": format!("{:?}", task.state)});
+    if let Some(finished) = &task.finished {
+        shown["finished"] = serde_json::from_slice(&text(finished)).expect("JSON");
+    }
+    shown.to_string().into()
 }
 
 fn request_of(script: &str, seed: Option<u64>) -> GenerationRequest {
@@ -325,7 +378,11 @@ fn request_of(script: &str, seed: Option<u64>) -> GenerationRequest {
 }
 
 fn text(finished: &Finished) -> Bytes {
-    json!({"seed": finished.seed, "png": finished.file.starts_with(b"\x89PNG")}).to_string().into()
+    let mut shown = json!({"seed": finished.seed, "png": finished.file.starts_with(b"\x89PNG")});
+    if let Some(link) = &finished.link {
+        shown["link"] = link.as_str().into();
+    }
+    shown.to_string().into()
 }
 
 fn success(body: Bytes) -> Reply {

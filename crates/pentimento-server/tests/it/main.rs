@@ -5,6 +5,11 @@
 //! - `jobs`: the queue, clients that leave, retries that join, deadlines, panics
 //! - `keep_alive`: answers that are begun early
 //! - `shutdown`: an end in time, whatever peers do
+//! - `faults`: a full disk
+//! - `fetching`: pictures behind URLs, most of them hostile
+//! - `tasks`: their states, over ends and kills of the server; links to results
+//! - `quotas`: what single callers may ask for, and turns between them
+//! - `s3`: results in a bucket, and a store that does not answer
 //! - `observed`: metrics and logs
 //!
 //! Nothing here sleeps to let something happen: tests wait for what they need to see, with a generous limit.
@@ -12,8 +17,13 @@
 mod bodies;
 mod client;
 mod fake;
+mod faults;
+mod fetching;
 mod jobs;
 mod keep_alive;
 mod observed;
+mod quotas;
+mod s3;
 mod shutdown;
+mod tasks;
 mod transport;

@@ -23,7 +23,7 @@ use pentimento_protocols::{
     ModelProfile, Protocol,
     bedrock::{Bedrock, BedrockConfig, FallbackIds, ModelMap},
 };
-use pentimento_server::Server;
+use pentimento_server::{Controls, Server};
 use reload::Exchangeable;
 use settings::{ConfiguredModel, Settings};
 use signals::{Hangups, Signals};
@@ -58,6 +58,7 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
         catalogue: Arc::clone(&catalogue),
         screened: Arc::new(Screened::new(catalogue.clone(), settings.words.clone())),
         protocols: protocols(&settings, models).into_iter().map(exchangeable).collect(),
+        controls: server.controls(),
         settings: Mutex::new(settings),
     });
     say_hello(&server, &served);
@@ -75,6 +76,7 @@ struct Served {
     /// The same, as the server asks it.
     screened: Arc<Screened>,
     protocols: Vec<Arc<Exchangeable>>,
+    controls: Controls,
     /// What holds at this moment.
     settings: Mutex<Settings>,
 }

@@ -1,6 +1,6 @@
 //! A new configuration for a running server: read when asked for by SIGHUP or when the file changes.
 //!
-//! Read anew: who may ask, which models answer which ids and how they are loaded, the models' memory, the limits of pictures,
+//! Read anew: who may ask and for how much, which models answer which ids and how they are loaded, the models' memory, the limits of pictures,
 //! the content filter and the protocols' strictness. A configuration that is wrong in any way is refused as a whole, and the old one stays.
 //! What a running server cannot change is told in the log.
 
@@ -133,6 +133,7 @@ fn apply(args: &ServeArgs, served: &Served) -> Result<()> {
     for (place, protocol) in served.protocols.iter().zip(protocols) {
         place.exchange(protocol);
     }
+    served.controls.replace_quotas(next.server.quotas.clone());
     for name in current.fixed_differences(&next) {
         warn!("a new value for {name} holds only when the server is started again");
     }

@@ -5,8 +5,8 @@ use crate::{
     catalogue::precision,
     cli::{Dtype, LogFormat, ServeArgs},
     config::{
-        Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig, ModelConfig, Seconds,
-        TlsConfig, credentials_from_environment,
+        self, Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig, ModelConfig,
+        QuotaConfig, QuotasConfig, S3Config, Seconds, Share, TlsConfig, credentials_from_environment,
     },
     credentials::Credentials,
     places::Places,
@@ -16,11 +16,13 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use pentimento_diffusion::Precision;
 use pentimento_request::FilterMode;
-use pentimento_server::{KeepAliveTiming, ServerConfig, Tls};
+use pentimento_server::{
+    FetchConfig, KeepAliveTiming, Quota, Quotas, ResultStore, ResultsConfig, S3Store, ServerConfig, Tls,
+};
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     time::Duration,
 };
 use tracing::warn;
@@ -89,6 +91,9 @@ impl Settings {
             auth,
             models,
             limits,
+            quotas,
+            results,
+            fetch,
             connections,
             filter,
             bedrock,
@@ -111,7 +116,13 @@ impl Settings {
             models: defaults.all(models)?,
             words: WordList::new(&filter.words)?,
             model_memory: limits.model_memory_bytes.filter(|bytes| *bytes > 0),
-            server: server(args, listen, tls, limits, connections)?,
+            server: ServerConfig {
+                data_dir: Some(places.data()?),
+                quotas: quotas_of(quotas),
+                results: results_of(results),
+                fetch: fetch_of(args, fetch)?,
+                ..server(args, listen, tls, limits, connections)?
+            },
             credentials,
             pixels,
             nine_sizes_only: bedrock.nine_sizes_only.unwrap_or(false),
@@ -190,7 +201,10 @@ impl Settings {
             [
                 ("listen", listen.to_string()),
                 ("[tls]", format!("{tls:?}")),
-                ("[limits] and [connections] of the server", format!("{:?}", Self::running(server))),
+                (
+                    "data_dir, [limits], [results], [fetch] and [connections] of the server",
+                    format!("{:?}", Self::running(server)),
+                ),
                 ("threads", format!("{threads:?}")),
                 ("[log]", format!("{log_json} {log_filter}")),
             ]
@@ -208,10 +222,15 @@ impl Settings {
             deadline,
             keep_alive,
             body_memory,
+            queue_memory,
+            data_dir,
+            results,
+            fetch,
             ..
         } = server;
         format!(
-            "{queue_places} {jobs_per_minute:?} {retry_grace:?} {deadline:?} {keep_alive:?} {body_memory}"
+            "{queue_places} {jobs_per_minute:?} {retry_grace:?} {deadline:?} {keep_alive:?} {body_memory} {queue_memory} \
+             {data_dir:?} {results:?} {fetch:?}"
         )
     }
 }
@@ -232,6 +251,7 @@ fn server(
 ) -> Result<ServerConfig> {
     let LimitsConfig {
         body_memory_bytes,
+        queue_memory_bytes,
         model_memory_bytes: _,
         pixels: _,
         queue,
@@ -246,6 +266,7 @@ fn server(
     Ok(ServerConfig {
         tls: certificate(args, tls)?,
         queue_places: queue.unwrap_or(defaults.queue_places),
+        queue_memory: queue_memory_bytes.unwrap_or(defaults.queue_memory),
         jobs_per_minute: pictures_per_minute.map_or(defaults.jobs_per_minute, NonZeroU32::new),
         retry_grace: retry_grace_seconds.map_or(defaults.retry_grace, Seconds::get),
         deadline: deadline_seconds.map_or(defaults.deadline, Seconds::unless_zero),
@@ -253,6 +274,50 @@ fn server(
         body_memory: body_memory_bytes.unwrap_or(defaults.body_memory),
         ..defaults
     })
+}
+
+fn quotas_of(configured: QuotasConfig) -> Quotas {
+    let QuotasConfig { pictures_per_minute, at_once, queue_share, keys } = configured;
+    let quota = |configured| {
+        let QuotaConfig { pictures_per_minute, at_once, queue_share } = configured;
+        Quota {
+            per_minute: pictures_per_minute.and_then(NonZeroU32::new),
+            at_once: at_once.and_then(NonZeroUsize::new),
+            queue_share: queue_share.map(|share: Share| share.0).filter(|share| *share < 1.0),
+        }
+    };
+    Quotas {
+        others: quota(QuotaConfig { pictures_per_minute, at_once, queue_share }),
+        of: keys.into_iter().map(|(key, configured)| (key, quota(configured))).collect(),
+    }
+}
+
+fn results_of(configured: config::ResultsConfig) -> ResultsConfig {
+    let config::ResultsConfig { lifetime_seconds, public_url, s3 } = configured;
+    let defaults = ResultsConfig::default();
+    let store = s3.map_or(ResultStore::Folder, |s3| {
+        let S3Config { endpoint, bucket, region, prefix, access_key_id, secret_access_key } = s3;
+        ResultStore::S3(S3Store {
+            endpoint,
+            bucket,
+            region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+            prefix,
+            access_key_id,
+            secret_access_key: secret_access_key.reveal().to_owned(),
+        })
+    });
+    ResultsConfig { store, lifetime: lifetime_seconds.map_or(defaults.lifetime, Seconds::get), public_url }
+}
+
+fn fetch_of(args: &ServeArgs, configured: config::FetchConfig) -> Result<FetchConfig> {
+    let config::FetchConfig { allow, timeout_seconds } = configured;
+    let defaults = FetchConfig::default();
+    let mut allowed = args.allow_fetch.clone();
+    for origin in allow {
+        allowed.push(origin.parse().map_err(anyhow::Error::msg).context("[fetch] allow")?);
+    }
+    let timeout = timeout_seconds.map_or(defaults.timeout, Seconds::get);
+    Ok(FetchConfig { allow: allowed, timeout, ..defaults })
 }
 
 fn certificate(args: &ServeArgs, configured: Option<TlsConfig>) -> Result<Option<Tls>> {

@@ -7,12 +7,15 @@ use std::{
     net::TcpStream,
     process::{Child, ChildStdout, Command, Stdio},
 };
+use tempfile::TempDir;
 
 /// A running server. It is killed when a test fails before its end.
 pub(crate) struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
     address: String,
+    /// The user's own data in this test.
+    _data: TempDir,
 }
 
 impl Server {
@@ -23,7 +26,9 @@ impl Server {
 
     /// The same with its log.
     pub(crate) fn start_logged(options: &[&str], environment: &[(&str, &str)], log: Stdio) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
         let mut child = program()
+            .env("XDG_DATA_HOME", data.path())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(options)
             .envs(environment.iter().copied())
@@ -35,7 +40,7 @@ impl Server {
         let mut first = String::new();
         stdout.read_line(&mut first).expect("it says something");
         let address = first.strip_prefix("listening on http://").expect("it listens").trim().to_owned();
-        Self { child, stdout, address }
+        Self { child, stdout, address, _data: data }
     }
 
     /// Sends a request, and answers status and body.
