@@ -9,6 +9,7 @@ mod denoising;
 mod families;
 mod filter;
 mod hires;
+mod lora;
 mod networks;
 mod noise;
 mod pipelines;

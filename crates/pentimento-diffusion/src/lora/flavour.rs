@@ -81,8 +81,9 @@ impl LayerChange {
         let scale = match (alpha.filter(|alpha| *alpha != 0.0), rank) {
             // Without a rank nothing is scaled: LoKr of two whole factors.
             (_, None) => 1.0,
-            (Some(alpha), Some(rank)) => alpha / rank as f64,
-            (None, Some(rank)) => usual_alpha(rank).unwrap_or(1.0),
+            (alpha, Some(rank)) => {
+                alpha.or_else(|| usual_alpha(rank)).map_or(1.0, |alpha| alpha / rank as f64)
+            }
         };
         Ok(Some(Self { flavour, scale, magnitude: read.magnitude()? }))
     }
