@@ -23,6 +23,8 @@ PROGRAMS = {
     "imaging": False,
     "faces": False,
     "ip_adapter": False,
+    "lora": False,
+    "control": False,
 }  # whether it needs the embedded model
 
 

@@ -5,6 +5,7 @@
 //! that is what "close" means.
 
 mod bands;
+mod control;
 mod denoising;
 mod families;
 mod filter;

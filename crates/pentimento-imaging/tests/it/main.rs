@@ -9,6 +9,9 @@ mod damage;
 /// Files written and read again, with their receipts.
 mod encoding;
 
+/// Canny's edges.
+mod edges;
+
 /// Marks and labels on drawn pictures.
 mod finishing;
 
