@@ -2,17 +2,21 @@
 //! answer has to keep the limits that they were given.
 
 use bytes::Bytes;
-use pentimento_diffusion::{LoadError, Model, ModelFiles};
+use pentimento_diffusion::{EmptyLibrary, Folder, LoadError, LoadOptions, Model, ModelFiles, Precision};
 use pentimento_imaging::{Finish, Limits, decode, read_receipt};
 use pentimento_protocols::{
     Answer, Call, Context, Delivery, Finished, HttpRequest, ModelProfile, Operation, Protocol, Received,
     Seed, Stopwatch,
     bedrock::{AccessKey, Auth, Bedrock, BedrockConfig, FallbackIds, Keyring, ModelMap},
 };
-use pentimento_request::{ErrorKind, GenerateError, GenerationRequest, Verdict};
+use pentimento_request::{
+    Canvas, ClipSkip, Conditioning, ErrorKind, GenerateError, GenerationRequest, Generator, GuidanceScale,
+    NoiseSource, Progress, Prompt, PromptSyntax, SolverOptions, Stage, StepReport, Steps, Task, Verdict,
+};
 use std::{
+    ops::ControlFlow,
     path::Path,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -20,12 +24,13 @@ use std::{
 pub type Target = fn(&[u8]);
 
 /// Every target with the name of its corpus.
-pub const ALL: [(&str, Target); 5] = [
+pub const ALL: [(&str, Target); 6] = [
     ("signatures", signatures),
     ("bodies", bodies),
     ("event_frames", event_frames),
     ("pictures", pictures),
     ("model_headers", model_headers),
+    ("prompts", prompts),
 ];
 
 const LIMITS: Limits = Limits { bytes: 1 << 20, pixels: 1 << 18 };
@@ -126,6 +131,54 @@ pub fn model_headers(data: &[u8]) {
         }
     }
     let _ = Model::inspect(&Files(data));
+}
+
+/// A prompt, until it has been read and put into numbers.
+pub fn prompts(data: &[u8]) {
+    struct UntilTexts;
+    impl Progress for UntilTexts {
+        fn stage(&mut self, stage: Stage) -> ControlFlow<()> {
+            if stage == Stage::Sample { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+
+        fn step(&mut self, _: &StepReport<'_>) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    static TINY: LazyLock<Model> = LazyLock::new(|| {
+        let options = LoadOptions {
+            name: "tiny".to_owned(),
+            precision: Precision::F32,
+            pixel_cap: 1 << 18,
+            library: Arc::new(EmptyLibrary),
+            canny: None,
+            tile: None,
+        };
+        Model::load(&Folder::new(model()), options).expect("a model of the goldens")
+    });
+    let text = String::from_utf8_lossy(data).into_owned();
+    let request = GenerationRequest {
+        model: "tiny".to_owned(),
+        prompts: vec![Prompt { text, weight: 1.0 }],
+        syntax: PromptSyntax::Emphasis,
+        clip_skip: ClipSkip::LAST,
+        task: Task::TextToImage,
+        canvas: Canvas::Exact(None),
+        hires: None,
+        sampler: None,
+        schedule: None,
+        solver: SolverOptions::USUAL,
+        steps: Steps::new(1).expect("one step"),
+        guidance_scale: GuidanceScale::new(1.0).expect("in range"),
+        guidance_rescale: 0.0,
+        seed: 1,
+        noise: NoiseSource::TorchCpu,
+        conditioning: Conditioning::none(),
+        filter: None,
+    };
+    if let Err(error) = TINY.generate(&request, &mut UntilTexts) {
+        assert_ne!(error.kind(), ErrorKind::Internal, "{error}");
+    }
 }
 
 /// The smallest model of the goldens.

@@ -7,8 +7,10 @@ use crate::{
 use pentimento_server::{Clock, ServerConfig};
 use serde_json::{Value, json};
 use std::{
+    io::{BufRead, BufReader},
     net::SocketAddr,
     path::Path,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
@@ -195,6 +197,53 @@ async fn a_killed_server_s_tasks_are_run_again_with_their_seed_and_none_twice() 
     assert_eq!(fixture.generator.counts().drawn, open.len(), "each once");
     let id = submitted(fixture.address, "draw").await;
     until(fixture.address, &id, "Done").await;
+}
+
+/// Says in which folder a process of its own serves.
+const SERVED: &str = "PENTIMENTO_TEST_SERVED";
+
+/// No test: what [`a_task_survives_kill_9`] starts as a process of its own.
+#[tokio::test]
+async fn serves_until_it_is_killed() {
+    let Ok(folder) = std::env::var(SERVED) else { return };
+    let fixture = serving(Path::new(&folder)).await;
+    println!("serving {}", fixture.address);
+    tokio::time::sleep(3 * PATIENCE).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_task_survives_kill_9() {
+    let folder = folder();
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "tasks::serves_until_it_is_killed", "--nocapture"])
+        .env(SERVED, folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    let address: SocketAddr = stdout
+        .lines()
+        .find_map(|line| line.ok()?.split_once("serving ")?.1.trim().parse().ok())
+        .expect("it serves");
+    let done = submitted(address, "draw").await;
+    let before = until(address, &done, "Done").await.json();
+    let mut open = vec![];
+    for seed in 0..3 {
+        let body = json!({"submit": true, "script": "wait", "seed": seed});
+        open.push(tell(address, body).await.json()["id"].as_str().expect("an id").to_owned());
+    }
+    until(address, &open[0], "Running").await;
+    child.kill().expect("SIGKILL");
+    child.wait().expect("it ends");
+
+    let fixture = serving(folder.path()).await;
+    assert_eq!(tell(fixture.address, json!({"poll": done})).await.json(), before);
+    fixture.generator.open();
+    for (seed, id) in open.iter().enumerate() {
+        assert_eq!(until(fixture.address, id, "Done").await.json()["finished"]["seed"], seed as u64);
+    }
+    assert_eq!(fixture.generator.counts().drawn, open.len());
 }
 
 #[tokio::test]
