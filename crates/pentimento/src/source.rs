@@ -2,7 +2,7 @@
 
 use crate::{embedded::DEFAULT_MODEL, places::Places};
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary, WithVae};
+use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary, SingleFile, WithVae};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -20,34 +20,42 @@ pub(crate) enum Source {
     Embedded,
     /// In a folder.
     Folder(PathBuf),
+    /// In one file.
+    File(PathBuf),
     /// Somewhere, with its VAE from a file of its own.
     WithVae(Box<Source>, PathBuf),
 }
 
+/// Endings of files that hold a whole model.
+const ENDINGS: [&str; 2] = ["safetensors", "gguf"];
+
 impl Source {
-    /// Finds what a user means by a name or a folder.
+    /// Finds what a user means by a name, a folder or a file.
     ///
     /// # Errors
-    /// When it is neither; the message lists the names that are known.
+    /// When it is none of them; the message lists the names that are known.
     pub(crate) fn find(wanted: &str, places: &Places) -> Result<Self> {
         let mut known = Self::named(places)?;
         if let Some(source) = known.remove(wanted) {
             return Ok(source);
         }
         let path = Path::new(wanted);
-        if path.is_dir() {
+        if path.exists() {
             return Ok(Self::at(path));
         }
         let names: Vec<_> = known.into_keys().collect();
         Err(anyhow!(
-            "no model '{wanted}': it is neither a folder nor one of the known names ({})",
+            "no model '{wanted}': it is neither a folder, a file nor one of the known names ({})",
             names.join(", ")
         ))
     }
 
     /// The model at a path.
     pub(crate) fn at(path: &Path) -> Self {
-        Self::Folder(path.to_owned())
+        match path.is_dir() {
+            true => Self::Folder(path.to_owned()),
+            false => Self::File(path.to_owned()),
+        }
     }
 
     /// The models that have a name: the embedded one, and those in the folders of models. Where two folders have the
@@ -92,6 +100,7 @@ impl Source {
                 let full = path.canonicalize().unwrap_or_else(|_| path.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
             }
+            Self::File(path) => path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
         }
     }
 
@@ -100,7 +109,7 @@ impl Source {
         match self {
             Self::Embedded => "part of this program".to_owned(),
             Self::WithVae(model, vae) => format!("{}, VAE {}", model.place(), vae.display()),
-            Self::Folder(path) => path.display().to_string(),
+            Self::Folder(path) | Self::File(path) => path.display().to_string(),
         }
     }
 
@@ -119,7 +128,7 @@ impl Source {
                 stamp.add(vae, 0).with_context(|| format!("cannot read {}", vae.display()))?;
                 Ok(stamp)
             }
-            Self::Folder(path) => {
+            Self::Folder(path) | Self::File(path) => {
                 let mut stamp = Stamp { bytes: 0, newest: None };
                 stamp.add(path, 0).with_context(|| format!("cannot read {}", path.display()))?;
                 Ok(stamp)
@@ -144,6 +153,7 @@ impl Source {
             Self::Embedded => Box::new(DEFAULT_MODEL),
             Self::WithVae(model, vae) => Box::new(WithVae::open(model.files()?, vae)?),
             Self::Folder(path) => Box::new(Folder::new(path)),
+            Self::File(path) => Box::new(SingleFile::open(path)?),
         })
     }
 }
@@ -156,8 +166,16 @@ pub(crate) fn is_model_name(text: &str) -> bool {
 
 /// The name of an entry in a folder of models; hidden ones are none.
 fn name_of(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_string_lossy();
-    (path.is_dir() && !name.starts_with('.')).then(|| name.into_owned())
+    let is_checkpoint = || {
+        path.extension().is_some_and(|found| ENDINGS.iter().any(|ending| found.eq_ignore_ascii_case(ending)))
+    };
+    let name = match path.is_dir() {
+        true => path.file_name()?,
+        false if is_checkpoint() => path.file_stem()?,
+        false => return None,
+    };
+    let name = name.to_string_lossy();
+    (!name.starts_with('.')).then(|| name.into_owned())
 }
 
 /// Size and age of a model's files, by which it is seen that they were replaced.
