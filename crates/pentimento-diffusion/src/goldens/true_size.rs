@@ -11,7 +11,7 @@ use crate::{
     files::Folder,
     text::TextEncoder,
     unet::{AddedInputs, Conditions, Unet},
-    vae::Vae,
+    vae::{Budget, Vae},
     weights::{Scope, Weights},
 };
 use candle_core::Tensor;
@@ -118,4 +118,34 @@ fn the_true_size_of_xl_is_what_diffusers_computes() {
         );
         assert!(error < allowed);
     }
+}
+
+/// A number in the environment.
+fn variable(name: &str) -> Option<usize> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Prints what decoding and encoding take, in a process of their own: `PENTIMENTO_SD15_RANDOM=FOLDER
+/// PENTIMENTO_VAE_SIDE=512 [PENTIMENTO_VAE_BAND=BYTES] cargo test … the_autoencoder_keeps_its_memory -- --nocapture`.
+#[test]
+fn the_autoencoder_keeps_its_memory() {
+    let folder = std::env::var_os("PENTIMENTO_SD15_RANDOM").map(PathBuf::from);
+    let (Some(folder), Some(side)) = (folder, variable("PENTIMENTO_VAE_SIDE")) else {
+        println!("skipped: PENTIMENTO_SD15_RANDOM and PENTIMENTO_VAE_SIDE do not name a folder and a size");
+        return;
+    };
+    let budget = variable("PENTIMENTO_VAE_BAND").map_or(Budget::USUAL, Budget::of);
+    let files = Folder::new(&folder);
+    let config: VaeConfig = read_json(&files, "vae/config.json").expect("a configuration");
+    let weights = Weights::open(&files, "vae", "diffusion_pytorch_model").expect("weights");
+    let vae = Vae::load(&f32_root(&weights), &config, "vae").expect("an autoencoder");
+    println!("bound: {}", peak_memory());
+    let cells = side / 8;
+    let latents = Tensor::zeros((1, 4, cells, cells), candle_core::DType::F32, &candle_core::Device::Cpu);
+    let start = Instant::now();
+    let decoded = vae.decode_within(&latents.expect("latents"), budget).expect("pixels");
+    println!("decoded: {}, {:.1} s", peak_memory(), start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    vae.encode_within(&decoded, budget).expect("latents");
+    println!("encoded: {}, {:.1} s", peak_memory(), start.elapsed().as_secs_f64());
 }

@@ -125,3 +125,49 @@ fn values_that_are_no_numbers_are_no_picture() {
         }
     }
 }
+
+#[test]
+fn activations_beyond_the_range_of_f16_are_drawn_as_they_are() {
+    // Products are bf16, sums and all between layers f32: nothing ends at 65504. The norms behind take the factor out.
+    let scaled = |factor: f32| {
+        let folder = copy();
+        rewrite(&folder.path().join("vae/diffusion_pytorch_model.safetensors"), |tensors| {
+            for name in ["decoder.conv_in.weight", "decoder.conv_in.bias"] {
+                tensors.get_mut(name).expect(name).0.iter_mut().for_each(|value| *value *= factor);
+            }
+        });
+        draw(folder.path(), Precision::Bf16).expect("a picture")
+    };
+    let huge = scaled(1e9);
+    assert!(huge.receipt.notes.is_empty(), "{:?}", huge.receipt.notes);
+    let pixels = huge.picture.pixels();
+    let (darkest, lightest) = (pixels.iter().min(), pixels.iter().max());
+    assert!(darkest < lightest, "a picture of one colour");
+}
+
+#[test]
+fn weights_that_f16_could_not_hold_are_no_picture() {
+    for (file, layer, _, name) in STAGES {
+        let folder = copy();
+        let path = folder.path().join(file);
+        // As a conversion to f16 stores what is beyond 65504.
+        let tensor = format!("{layer}.weight");
+        store_infinity_in_f16(&path, &tensor);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let error = draw(folder.path(), precision).expect_err("no picture");
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            assert!(error.to_string().contains("no numbers"), "{name}, {precision:?}: {error}");
+        }
+    }
+}
+
+/// Overwrites the first value of a tensor that is stored in f16.
+fn store_infinity_in_f16(path: &Path, tensor: &str) {
+    let mut bytes = fs::read(path).expect("weights");
+    let (header_length, header) = SafeTensors::read_metadata(&bytes).expect("safetensors");
+    let info = header.info(tensor).expect(tensor);
+    assert_eq!(info.dtype, Dtype::F16);
+    let at = 8 + header_length + info.data_offsets.0;
+    bytes[at..at + 2].copy_from_slice(&half::f16::INFINITY.to_le_bytes());
+    fs::write(path, bytes).expect("a file");
+}

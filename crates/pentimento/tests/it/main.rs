@@ -3,6 +3,7 @@
 //! - [`usage`]: help, mistakes in what was typed, completions, manual
 //! - [`generate`]: pictures from the embedded model
 //! - [`broken`]: files that are missing, cut off or something else
+//! - [`filter`]: what is not drawn and what is not shown, and pictures in two passes
 //! - [`hub`], [`pull`]: a small hub that can misbehave, and models fetched from it
 //! - [`models`]: listing and inspecting
 //! - [`reload`]: a new configuration for a running server
@@ -10,6 +11,7 @@
 //! - [`program`]: how the program is run here
 
 mod broken;
+mod filter;
 mod fuzz;
 mod generate;
 mod hub;

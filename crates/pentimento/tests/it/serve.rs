@@ -86,7 +86,7 @@ impl Drop for Server {
     }
 }
 
-fn invoke(body: &Value) -> (String, String) {
+pub(crate) fn invoke(body: &Value) -> (String, String) {
     ("POST /model/stability.stable-diffusion-xl-v1%3A0/invoke".to_owned(), body.to_string())
 }
 
