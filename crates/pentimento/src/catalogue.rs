@@ -7,7 +7,7 @@ use crate::{
     source::{Source, Stamp},
 };
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{LoadOptions, Model, ModelSummary, Precision};
+use pentimento_diffusion::{Library, LoadOptions, Model, ModelSummary, Precision};
 use pentimento_kernels::fastest_precision;
 use pentimento_request::{
     ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
@@ -74,6 +74,8 @@ impl Offers {
 /// others need their memory; whoever draws with one keeps it until the picture is done.
 pub(crate) struct Catalogue {
     shelf: Mutex<Shelf>,
+    /// Adapters and control networks that requests may name.
+    library: Arc<dyn Library>,
     /// Rung when a model was loaded, or was let go by a request.
     changed: Condvar,
 }
@@ -114,9 +116,9 @@ impl Catalogue {
     ///
     /// # Errors
     /// As [`Source::inspect`], and where a model alone is more than the budget.
-    pub(crate) fn new(offers: Offers, budget: Option<u64>) -> Result<Self> {
+    pub(crate) fn new(offers: Offers, budget: Option<u64>, library: Arc<dyn Library>) -> Result<Self> {
         let shelf = Shelf { places: places(offers, budget)?, leaving: Vec::new(), budget, clock: 0 };
-        Ok(Self { shelf: Mutex::new(shelf), changed: Condvar::new() })
+        Ok(Self { shelf: Mutex::new(shelf), library, changed: Condvar::new() })
     }
 
     /// Offers other models. Those that stay on offer unchanged stay loaded; the others leave when nobody draws with them
@@ -283,7 +285,11 @@ struct Bed<'a> {
 impl Bed<'_> {
     fn load(&self) -> Result<Model, GenerateError> {
         let Offered { source, precision, pixel_cap } = &self.offered;
-        let options = LoadOptions { precision: *precision, ..LoadOptions::new(self.name, *pixel_cap) };
+        let options = LoadOptions {
+            precision: *precision,
+            library: self.catalogue.library.clone(),
+            ..LoadOptions::new(self.name, *pixel_cap)
+        };
         let since = Instant::now();
         let loaded = source.files().and_then(|files| Ok(Model::load(&*files, options)?));
         let model = loaded.map_err(|error| {

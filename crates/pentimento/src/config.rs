@@ -33,6 +33,12 @@ pub(crate) struct Config {
     /// Further folders of models.
     #[serde(default)]
     pub(crate) models_dirs: Vec<PathBuf>,
+    /// Further folders of adapters.
+    #[serde(default)]
+    pub(crate) loras_dirs: Vec<PathBuf>,
+    /// Further folders of control networks.
+    #[serde(default)]
+    pub(crate) controls_dirs: Vec<PathBuf>,
     /// Threads that compute.
     pub(crate) threads: Option<u16>,
     /// Precision of the arithmetic.
@@ -356,6 +362,7 @@ impl Config {
     fn resolve_paths(&mut self, folder: &Path) {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
         self.data_dir.iter_mut().chain(&mut self.models_dirs).for_each(resolve);
+        self.loras_dirs.iter_mut().chain(&mut self.controls_dirs).for_each(resolve);
         if let Some(tls) = &mut self.tls {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
@@ -424,6 +431,8 @@ mod tests {
             model,
             data_dir,
             models_dirs,
+            loras_dirs,
+            controls_dirs,
             threads,
             dtype,
             log,
@@ -480,6 +489,7 @@ mod tests {
             body_memory_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some()
         );
         assert!(pictures_per_minute.is_some() && model_memory_bytes.is_some() && !models_dirs.is_empty());
+        assert!(!loras_dirs.is_empty() && !controls_dirs.is_empty());
         assert!(keep_alive_after_seconds.is_some() && keep_alive_every_seconds.is_some());
         assert!(retry_grace_seconds.is_some());
         assert!(nine_sizes_only.is_some() && refuse_unknown_keys.is_some());

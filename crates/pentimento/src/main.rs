@@ -10,6 +10,8 @@ mod credentials;
 mod embedded;
 mod failure;
 mod generate;
+mod library;
+mod lora;
 mod memory;
 mod models;
 mod output;
@@ -40,6 +42,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Generate(args) => generate::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Models(args) => models::run(&args.command),
+        Command::Lora(args) => lora::run(&args.command),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command.as_deref()),
     }

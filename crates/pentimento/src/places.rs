@@ -11,6 +11,10 @@ pub(crate) struct Places {
     data: Option<PathBuf>,
     /// Further folders of models, which stand above the data folder's.
     models: Vec<PathBuf>,
+    /// Further folders of adapters, which stand above the data folder's.
+    loras: Vec<PathBuf>,
+    /// Further folders of control networks, which stand above the data folder's.
+    controls: Vec<PathBuf>,
 }
 
 impl Places {
@@ -20,6 +24,8 @@ impl Places {
         Self {
             data: data_dir.clone().or(data).or_else(usual_data_dir),
             models: if models_dir.is_empty() { models.to_vec() } else { models_dir.clone() },
+            loras: Vec::new(),
+            controls: Vec::new(),
         }
     }
 
@@ -34,6 +40,21 @@ impl Places {
     /// When none was named and the system names none.
     pub(crate) fn data(&self) -> Result<PathBuf> {
         self.data.clone().context("there is no place for tasks and results: name one with --data-dir")
+    }
+
+    /// The same with further folders of adapters and of control networks.
+    pub(crate) fn with_steering(self, loras: &[PathBuf], controls: &[PathBuf]) -> Self {
+        Self { loras: loras.to_vec(), controls: controls.to_vec(), ..self }
+    }
+
+    /// The folders of adapters, the most important first.
+    pub(crate) fn lora_folders(&self) -> Vec<PathBuf> {
+        self.loras.iter().cloned().chain(self.data.as_ref().map(|data| data.join("loras"))).collect()
+    }
+
+    /// The folders of control networks, the most important first.
+    pub(crate) fn control_folders(&self) -> Vec<PathBuf> {
+        self.controls.iter().cloned().chain(self.data.as_ref().map(|data| data.join("controls"))).collect()
     }
 
     /// The folders of models, the most important first.

@@ -4,11 +4,13 @@
 //! cheap steps first, so that mistakes are told before the work.
 
 mod plan;
+mod steer;
 
 use crate::{
     catalogue::{Catalogue, Offered, Offers, precision},
-    cli::GenerateArgs,
+    cli::{GenerateArgs, SteeringArgs},
     failure::{Failure, in_one_line, say},
+    library::Shelves,
     output,
     places::Places,
     progress::Screen,
@@ -17,8 +19,9 @@ use crate::{
 use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
-    Cancel, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator,
-    Mask, NoiseSource, Picture, PromptSyntax, Receipt, SolverOptions, Task, Verdict,
+    Cancel, ClipSkip, Conditioning, Control, ControlNetwork, ErrorKind, GenerateError, GeneratedImage,
+    GenerationRequest, Generator, Hint, Lora, Mask, NoiseSource, Picture, PromptSyntax, Receipt,
+    SolverOptions, Strength, Task, Verdict,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
@@ -27,6 +30,7 @@ use std::{
     process,
     sync::Arc,
 };
+use steer::{Place, Steering, TypedControl, TypedLora};
 
 /// Largest input: a file of 1 GiB and 2^27 pixels (512 MB decoded), far above any camera's. It is the user's
 /// own file, so the limit only keeps a broken header from taking all memory.
@@ -114,10 +118,12 @@ fn cancel_on_interrupt() -> Result<Cancel> {
 }
 
 fn draw(args: &GenerateArgs, plan: &Plan, task: Task, cancel: &Cancel) -> Result<GeneratedImage, Failure> {
-    let source = Source::find(&plan.model, &Places::typed(&args.model.data))?;
+    let SteeringArgs { loras_dir, controls_dir, .. } = &args.steering;
+    let places = Places::typed(&args.model.data).with_steering(loras_dir, controls_dir);
+    let source = Source::find(&plan.model, &places)?;
     let source = source.with_vae(args.model.vae.as_deref());
     let mut screen = Screen::new(cancel.clone(), plan.quiet, plan.preview.clone());
-    let outcome = draw_on(&mut screen, plan, &source, task);
+    let outcome = draw_on(&mut screen, plan, &source, &places, task);
     let preview_error = screen.finish();
     if let (Some(error), false) = (preview_error, plan.quiet) {
         say(&format!("warning: no previews: {error}"));
@@ -125,13 +131,50 @@ fn draw(args: &GenerateArgs, plan: &Plan, task: Task, cancel: &Cancel) -> Result
     outcome
 }
 
-fn draw_on(screen: &mut Screen, plan: &Plan, source: &Source, task: Task) -> Result<GeneratedImage, Failure> {
+fn draw_on(
+    screen: &mut Screen,
+    plan: &Plan,
+    source: &Source,
+    places: &Places,
+    task: Task,
+) -> Result<GeneratedImage, Failure> {
     let mut offers = Offers::default();
     let offered =
         Offered { source: source.clone(), precision: precision(plan.dtype), pixel_cap: plan.max_pixels };
     let model = offers.add(offered);
-    let catalogue = Catalogue::new(offers, None)?;
-    catalogue.generate(&request(plan, model, task), screen).map_err(failure)
+    let mut shelves = Shelves::of(places);
+    let conditioning = conditioning(&plan.steering, &mut shelves)?;
+    let catalogue = Catalogue::new(offers, None, Arc::new(shelves))?;
+    let request = GenerationRequest { conditioning, ..request(plan, model, task) };
+    catalogue.generate(&request, screen).map_err(failure)
+}
+
+/// What steers the picture: names as they are, files under names of their own.
+fn conditioning(steering: &Steering, shelves: &mut Shelves) -> Result<Conditioning> {
+    let (start, end) = steering.range.unwrap_or((Strength::new(0.0)?, Strength::FULL));
+    let loras = steering.loras.iter().map(|TypedLora { place, weight, text_weight }| Lora {
+        name: match place {
+            Place::Named(name) => name.clone(),
+            Place::Path(path) => shelves.add_lora(path.clone()),
+        },
+        weight: *weight,
+        text_weight: *text_weight,
+    });
+    let loras = loras.collect();
+    let mut controls = Vec::new();
+    if let Some((weight, thresholds)) = steering.canny {
+        let hint = Hint::Edges(thresholds);
+        controls.push(Control { network: ControlNetwork::Canny, hint, weight, start, end });
+    }
+    for TypedControl { place, image, weight } in &steering.controls {
+        let network = ControlNetwork::Named(match place {
+            Place::Named(name) => name.clone(),
+            Place::Path(path) => shelves.add_control(path.clone()),
+        });
+        let hint = Hint::Picture(Arc::new(read_picture(image)?));
+        controls.push(Control { network, hint, weight: *weight, start, end });
+    }
+    Ok(Conditioning { loras, controls, texture: steering.texture(), ..Conditioning::none() })
 }
 
 fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {

@@ -1,5 +1,6 @@
 //! What the options of `generate` mean. Nothing here touches a file.
 
+use super::steer::Steering;
 use crate::{
     cli::{Dtype, GenerateArgs},
     output::is_stream,
@@ -30,6 +31,7 @@ pub(super) struct Plan {
     pub(super) max_pixels: u64,
     pub(super) prompts: Vec<Prompt>,
     pub(super) drawn: Option<Drawn>,
+    pub(super) steering: Steering,
     pub(super) canvas: Canvas,
     pub(super) sampler: Option<Sampler>,
     pub(super) schedule: Option<Schedule>,
@@ -76,6 +78,7 @@ impl Plan {
             max_pixels: args.max_pixels,
             prompts: prompts(args)?,
             drawn: drawn(args)?,
+            steering: Steering::resolve(&args.steering, args.init.is_some())?,
             canvas: canvas(args)?,
             sampler: args.sampler,
             schedule: args.schedule,

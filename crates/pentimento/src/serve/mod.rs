@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     failure::Failure,
     generate::use_threads,
+    library::Shelves,
     output,
     words::Screened,
 };
@@ -51,7 +52,8 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let hangups = Hangups::listen()?;
     let server = Server::bind(settings.server.clone()).await?;
     let (offers, models) = offer(&settings);
-    let catalogue = Arc::new(Catalogue::new(offers, settings.model_memory)?);
+    let catalogue =
+        Arc::new(Catalogue::new(offers, settings.model_memory, Arc::new(Shelves::of(&settings.places)))?);
     catalogue.load_the_only_one()?;
     let exchangeable = |protocol| Arc::new(Exchangeable::new(protocol));
     let served = Arc::new(Served {

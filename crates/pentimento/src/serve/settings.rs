@@ -40,6 +40,8 @@ const BEAT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) server: ServerConfig,
+    /// Where models, adapters and control networks lie.
+    pub(super) places: Places,
     pub(super) credentials: Credentials,
     pub(super) fallback: ConfiguredModel,
     pub(super) answers_every_id: bool,
@@ -84,6 +86,8 @@ impl Settings {
             model,
             data_dir,
             models_dirs,
+            loras_dirs,
+            controls_dirs,
             threads,
             dtype,
             log,
@@ -101,7 +105,8 @@ impl Settings {
         let listen = address(args.listen.as_deref().or(listen.as_deref()).unwrap_or(LISTEN))?;
         let credentials =
             Credentials::decide(args.no_auth, listen, auth, credentials_from_environment(&variable)?)?;
-        let places = Places::resolve(&args.model.data, data_dir, &models_dirs);
+        let places = Places::resolve(&args.model.data, data_dir, &models_dirs)
+            .with_steering(&loras_dirs, &controls_dirs);
         let dtype = args.model.dtype.or(dtype.map(typed)).unwrap_or(Dtype::F32);
         let wanted = args.model.model.clone().or(model);
         let pixels = limits.pixels.unwrap_or(PIXELS);
@@ -123,6 +128,7 @@ impl Settings {
                 fetch: fetch_of(args, fetch)?,
                 ..server(args, listen, tls, limits, connections)?
             },
+            places,
             credentials,
             pixels,
             nine_sizes_only: bedrock.nine_sizes_only.unwrap_or(false),
