@@ -7,7 +7,7 @@
   `pooled`, `sizes` (`tiny-xl`) or `scale` (`tiny-lcm`: the guidance scale).
 
 Pipelines: StableDiffusion…, StableDiffusionXL… and LatentConsistencyModel…, each with its image-to-image and inpainting
-kinds. An inpainting UNet without a mask in the case is run with one that is white everywhere, without a picture
+kinds (consistency models but for the first: the plain ones). An inpainting UNet without a mask in the case is run with one that is white everywhere, without a picture
 with a grey one: that is what we make of such requests. A mask off the latent's grid comes widened to it, as in
 `pipelines.py`.
 """
@@ -20,7 +20,6 @@ from diffusers import (
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    LatentConsistencyModelImg2ImgPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
@@ -48,7 +47,8 @@ SCHEDULERS = {
 # Text-to-image, image-to-image, mask.
 PLAIN = (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline)
 XL = (StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLInpaintPipeline)
-CONSISTENT = (LatentConsistencyModelPipeline, LatentConsistencyModelImg2ImgPipeline, None)
+# Its own image-to-image kind cuts the timesteps before it counts the steps; the plain one counts as everywhere else.
+CONSISTENT = (LatentConsistencyModelPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline)
 EXCLAIMED = [["wow!! a cat, a dog!", 1.0], ["no! line art", -1.0]]
 ONE = BOTH[:1]
 EMPTY_NEGATIVE = [BOTH[0], ["", -1.0]]
@@ -81,6 +81,9 @@ CASES = [
     case("xl_inpaint_masked_ddim_10", "tiny-xl-inpaint", "DDIM", 10, strength=0.6, **ALIGNED),
     case("xl_inpaint_text_euler_4", "tiny-xl-inpaint", "K_EULER", 4),
     case("xl_inpaint_image_euler_10", "tiny-xl-inpaint", "K_EULER", 10, strength=0.6, **INIT),
+    case("lcm_text_4", "tiny-lcm", "LCM", 4, cfg=8.5, prompts=ONE),
+    case("lcm_image_10", "tiny-lcm", "LCM", 10, strength=0.6, prompts=ONE, **INIT),
+    case("lcm_masked_4_full", "tiny-lcm", "LCM", 4, strength=1.0, prompts=ONE, **ALIGNED),
     case("lcm_text_ddim_4", "tiny-lcm", "DDIM", 4, cfg=8.5),
     case("lcm_image_ddim_10", "tiny-lcm", "DDIM", 10, strength=0.6, **INIT),
     case("lcm_masked_ddim_10", "tiny-lcm", "DDIM", 10, strength=0.6, **LOOSE),
@@ -122,8 +125,6 @@ def run(case, parts):
         arguments |= dict(image=init, strength=case["strength"] or 1.0)
     if mask:
         arguments |= dict(mask_image=mask)
-    if case["sampler"] == "LCM":
-        arguments.pop("negative_prompt", None)  # these pipelines know no negative half
     if kind != 1:
         arguments |= size
     return pipeline_of(case, parts, kind)(**arguments).images
@@ -168,7 +169,6 @@ def main():
     latents, written = {}, []
     for case in CASES:
         latents[case["name"]] = run(case, parts_of(case["model"]))
-        # LCM draws its own timesteps from those of its training.
         steps_run = samplers.steps_of(case["steps"], case["strength"] or 1)
         written.append(case | {"reference": "diffusers", "steps_run": steps_run})
     golden.write("families/latents", latents, {"cases": "cases.json"})
