@@ -568,7 +568,7 @@ fn part(progress: &mut dyn Progress) -> Result<(), GenerateError> {
     }
 }
 
-fn cancellation() -> GenerateError {
+pub(crate) fn cancellation() -> GenerateError {
     GenerateError::new(ErrorKind::Cancelled, "the caller broke off")
 }
 

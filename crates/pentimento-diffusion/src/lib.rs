@@ -20,6 +20,7 @@ mod filter;
 mod generate;
 mod guidance;
 mod hires;
+mod interruption;
 mod latent_mask;
 mod library;
 mod lora;

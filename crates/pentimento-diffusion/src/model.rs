@@ -13,6 +13,7 @@ use crate::{
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
     filter::{CHECKER, ContentFilter},
+    interruption,
     library::{EmptyLibrary, Library},
     lora::{AdapterCache, ModelLayers},
     preview::LatentColours,
@@ -28,7 +29,7 @@ use crate::{
 use binding::{PackedParts, bind, bind_texts};
 pub use pentimento_kernels::Precision;
 use pentimento_request::{
-    GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Sampler, Size,
+    ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Sampler, Size,
 };
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, OnceLock};
@@ -449,7 +450,9 @@ impl Model {
 
     /// The colours of latents, measured when they are first asked for.
     pub(crate) fn colours(&self) -> Option<&LatentColours> {
-        self.colours.get_or_init(|| LatentColours::measure(&self.networks.vae).ok()).as_ref()
+        // Kept for all requests, so not one's to break off.
+        let measure = || interruption::obeying(None, || LatentColours::measure(&self.networks.vae).ok());
+        self.colours.get_or_init(measure).as_ref()
     }
 }
 
@@ -459,7 +462,18 @@ impl Generator for Model {
         request: &GenerationRequest,
         progress: &mut dyn Progress,
     ) -> Result<GeneratedImage, GenerateError> {
-        crate::generate::generate(self, request, progress)
+        let switch = progress.switch();
+        let outcome =
+            interruption::obeying(switch.clone(), || crate::generate::generate(self, request, progress));
+        match outcome {
+            // A layer found the switch thrown.
+            Err(error)
+                if error.kind() == ErrorKind::Internal && switch.is_some_and(|it| it.is_cancelled()) =>
+            {
+                Err(crate::generate::cancellation())
+            }
+            outcome => outcome,
+        }
     }
 }
 

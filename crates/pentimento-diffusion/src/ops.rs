@@ -11,6 +11,7 @@ pub(crate) use rows::{Edges, Moments};
 
 use crate::{
     error::{LoadError, Result},
+    interruption,
     lora::Side,
     weights::Scope,
 };
@@ -86,6 +87,7 @@ impl Linear {
     }
 
     fn apply(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
+        interruption::check()?;
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = self.weight.n();
@@ -215,6 +217,7 @@ impl Conv2d {
     }
 
     fn apply(&self, x: &Tensor, options: ConvOptions) -> Result<Tensor> {
+        interruption::check()?;
         let (batch, channels, height, width) = x.dims4()?;
         let (out_height, out_width) = kernels::conv2d_output_size(height, width, &self.weight, &options);
         let outputs = self.weight.c_out();
@@ -313,6 +316,7 @@ pub(crate) fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize)
 }
 
 fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+    interruption::check()?;
     let (batch, queries, width) = q.dims3()?;
     let head_dim = width / heads;
     let shape = AttentionShape { batch, heads, head_dim, queries, keys: k.dim(1)? };

@@ -69,6 +69,12 @@ pub trait Progress {
         ControlFlow::Continue(())
     }
 
+    /// A switch that is looked at within a step too, which may take seconds. `None`: it is broken off between parts and
+    /// steps only.
+    fn switch(&self) -> Option<Cancel> {
+        None
+    }
+
     /// A step is finished. `Break` ends the generation as cancelled: no further step, no decoding.
     fn step(&mut self, report: &StepReport<'_>) -> ControlFlow<()>;
 }
@@ -104,6 +110,10 @@ impl Cancel {
 }
 
 impl Progress for Cancel {
+    fn switch(&self) -> Option<Cancel> {
+        Some(self.clone())
+    }
+
     fn stage(&mut self, _: Stage) -> ControlFlow<()> {
         self.flow()
     }

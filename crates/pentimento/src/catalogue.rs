@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use pentimento_diffusion::{Library, LoadOptions, Model, ModelSummary, Precision};
 use pentimento_kernels::fastest_precision;
 use pentimento_request::{
-    ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
+    Cancel, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
     StageTiming, StepReport,
 };
 use std::{
@@ -413,6 +413,10 @@ impl Progress for Timed<'_> {
 
     fn part(&mut self) -> ControlFlow<()> {
         self.listener.part()
+    }
+
+    fn switch(&self) -> Option<Cancel> {
+        self.listener.switch()
     }
 
     fn step(&mut self, report: &StepReport<'_>) -> ControlFlow<()> {

@@ -55,6 +55,10 @@ impl Screen {
 }
 
 impl Progress for Screen {
+    fn switch(&self) -> Option<Cancel> {
+        Some(self.cancel.clone())
+    }
+
     fn stage(&mut self, stage: Stage) -> ControlFlow<()> {
         if let Some(bar) = &self.bar {
             bar.set_style(waiting());

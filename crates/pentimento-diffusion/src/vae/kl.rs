@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::{VaeConfig, unsupported},
     error::{LoadError, Result},
+    interruption,
     ops::{self, Conv2d, Edges, GroupNorm, Linear},
     weights::Scope,
 };
@@ -182,6 +183,7 @@ impl Encoder {
         let mut x = convolve(&self.conv_in, &pixels, budget);
         for (resnets, downsample) in &self.levels {
             for resnet in resnets {
+                interruption::check()?;
                 x = resnet.forward(Source::Whole(x), budget);
             }
             if let Some(conv) = downsample {
@@ -233,6 +235,7 @@ impl Decoder {
         let last = self.levels.len().saturating_sub(2);
         for (level, (resnets, upsample)) in self.levels.iter().enumerate() {
             for resnet in resnets {
+                interruption::check()?;
                 source = Source::Whole(resnet.forward(source, budget));
             }
             source = match (upsample, source) {

@@ -2,9 +2,9 @@
 
 use crate::TINY;
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GeneratedImage, GenerationRequest, Generator,
-    GuidanceScale, Mask, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Quiet, Region, Sampler, Size,
-    SolverOptions, Span, Stage, StepReport, Steps, Strength, Task, Untouched,
+    Cancel, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GeneratedImage, GenerationRequest,
+    Generator, GuidanceScale, Mask, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Quiet, Region,
+    Sampler, Size, SolverOptions, Span, Stage, StepReport, Steps, Strength, Task, Untouched,
 };
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -293,6 +293,43 @@ fn breaking_off_skips_everything_behind() {
     let error = TINY.generate(&request, &mut at_a_stage).expect_err("a cancellation");
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert!(at_a_stage.steps.is_empty());
+}
+
+/// Throws its switch when a stage begins, and says nothing when it is asked.
+struct LeavesWithin {
+    stage: Stage,
+    switch: Cancel,
+    steps: usize,
+}
+
+impl Progress for LeavesWithin {
+    fn stage(&mut self, stage: Stage) -> ControlFlow<()> {
+        if stage == self.stage {
+            self.switch.cancel();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn switch(&self) -> Option<Cancel> {
+        Some(self.switch.clone())
+    }
+
+    fn step(&mut self, _: &StepReport<'_>) -> ControlFlow<()> {
+        self.steps += 1;
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn a_thrown_switch_is_obeyed_inside_a_stage() {
+    let request = repaint(picture(size(64, 64), Channels::Rgb), mask(size(64, 64)));
+    for stage in [Stage::Text, Stage::Encode, Stage::Sample, Stage::Decode] {
+        let mut leaving = LeavesWithin { stage, switch: Cancel::default(), steps: 0 };
+        let error = TINY.generate(&request, &mut leaving).expect_err("a cancellation");
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{stage:?}");
+        assert_eq!(leaving.steps, if stage == Stage::Decode { 3 } else { 0 }, "{stage:?}");
+    }
+    assert!(TINY.generate(&request, &mut Quiet).is_ok(), "the next request is drawn");
 }
 
 #[test]

@@ -121,6 +121,10 @@ impl Progress for Watcher<'_> {
         self.cancel.flow()
     }
 
+    fn switch(&self) -> Option<Cancel> {
+        Some(self.cancel.clone())
+    }
+
     fn step(&mut self, _: &StepReport<'_>) -> ControlFlow<()> {
         self.cancel.flow()
     }
