@@ -10,7 +10,9 @@ import golden
 PROGRAMS = {
     "models": True,
     "noise": False,
+    "philox": False,
     "text": True,
+    "emphasis": False,
     "unet": True,
     "vae": True,
     "vision": False,

@@ -170,6 +170,11 @@ def default_pipeline(path):
     )
 
 
+def final_norm(encoder):
+    """The norm behind the last layer of a CLIP text encoder, wherever transformers keeps it."""
+    return next(module for name, module in encoder.named_modules() if name.endswith("final_layer_norm"))
+
+
 def write_tokenizer(source, target, pad_token=None):
     """Copy the embedded model's tokenizer, perhaps with another padding token."""
     target.mkdir(parents=True)

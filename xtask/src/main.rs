@@ -7,11 +7,13 @@
 //! cargo xtask tidy      the invariants of ARCHITECTURE.md that no compiler checks
 //! cargo xtask load PROGRAM [CLIENTS [SECONDS]]   many clients against a server of its own: latencies, errors, memory
 //! cargo xtask man DIR   manual pages and shell completions, as packages want them
+//! cargo xtask numerics  measures how far the engine is from its references, and writes docs/numerics.md
 //! ```
 
 mod clients;
 mod load;
 mod manual;
+mod numerics;
 mod run;
 mod tidy;
 
@@ -19,8 +21,7 @@ use anyhow::{Result, bail};
 use run::{Step, root};
 use std::{path::Path, process::ExitCode, time::Duration};
 
-const USAGE: &str =
-    "usage: cargo xtask check | test | clients | tidy | load PROGRAM [CLIENTS [SECONDS]] | man DIR";
+const USAGE: &str = "usage: cargo xtask check | test | clients | tidy | load PROGRAM [CLIENTS [SECONDS]] | man DIR | numerics";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -44,6 +45,7 @@ fn chore(words: &[&str]) -> Result<()> {
         ["load", program, clients] => load(program, clients, "180"),
         ["load", program, clients, seconds] => load(program, clients, seconds),
         ["man", folder] => manual::write(Path::new(folder)),
+        ["numerics"] => numerics::write(),
         _ => bail!("{USAGE}"),
     }
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use std::{fs, path::Path};
 
 /// Commands that have a page of their own.
-const COMMANDS: [&str; 3] = ["generate", "serve", "models"];
+const COMMANDS: [&str; 4] = ["generate", "serve", "models", "styles"];
 
 /// Shells and the names of their completion files.
 const SHELLS: [(&str, &str); 3] =

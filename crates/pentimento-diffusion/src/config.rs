@@ -385,6 +385,9 @@ pub(crate) struct SchedulerConfig {
     pub(crate) clip_sample: Option<bool>,
     pub(crate) thresholding: bool,
     pub(crate) trained_betas: Option<Vec<f64>>,
+    pub(crate) use_karras_sigmas: Option<bool>,
+    pub(crate) use_exponential_sigmas: Option<bool>,
+    pub(crate) algorithm_type: String,
 }
 
 impl Default for SchedulerConfig {
@@ -403,6 +406,9 @@ impl Default for SchedulerConfig {
             clip_sample: None,
             thresholding: false,
             trained_betas: None,
+            use_karras_sigmas: None,
+            use_exponential_sigmas: None,
+            algorithm_type: String::new(),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     plan::Plan,
     prompt,
     samplers::{self, Path, StepEnd},
+    schedule::Timesteps,
     text_encoders::TextEncoders,
     unet::{Added, AddedInputs, Conditions, Context, Unet},
     vae::{Encoded, Vae},
@@ -29,9 +30,8 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    ClipSkip, Conditioning, ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask,
-    NoiseSource, Picture, Progress, PromptReport, Receipt, Size, SolverOptions, Stage, StepReport, Task,
-    Texture, Verdict,
+    Conditioning, ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture,
+    Progress, PromptReport, Receipt, Size, Stage, StepReport, Task, Texture, Verdict,
 };
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
@@ -64,12 +64,6 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
         let message = format!("no model '{}' here", request.model);
         return Err(GenerateError::new(ErrorKind::ModelNotFound, message));
     }
-    if let Some(prompt) = request.prompts.iter().find(|prompt| !prompt.weight.is_finite()) {
-        return invalid(format!("prompts: a weight of {} is not possible", prompt.weight));
-    }
-    if !(0.0..=1.0).contains(&request.guidance_rescale) {
-        return invalid(format!("guidance_rescale: {} is not from 0 to 1", request.guidance_rescale));
-    }
     if model.filter.is_none() && !matches!(request.filter, None | Some(FilterMode::Off)) {
         let message = format!("filter: the model '{}' has no safety checker", request.model);
         return Err(GenerateError::new(ErrorKind::Unsupported, message));
@@ -91,9 +85,6 @@ fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
     let Conditioning { loras: _, controls: _, texture: _, image_prompts, identity, clip_guidance } =
         &request.conditioning;
     let asked = [
-        ("clip_skip", request.clip_skip != ClipSkip::LAST),
-        ("solver", request.solver != SolverOptions::USUAL),
-        ("noise", request.noise != NoiseSource::TorchCpu),
         ("image_prompts", !image_prompts.is_empty()),
         ("identity", identity.is_some()),
         ("clip_guidance", clip_guidance.is_some()),
@@ -194,9 +185,13 @@ impl Run<'_> {
     }
 
     fn embed(&mut self, encoders: &TextEncoders) -> Result<prompt::Embedded, GenerateError> {
-        let guides = self.guidance().is_some();
+        let reading = prompt::Reading {
+            syntax: self.request.syntax,
+            clip_skip: self.request.clip_skip,
+            guides: self.guidance().is_some(),
+        };
         let mut between = || part(self.progress);
-        prompt::embed(&self.model.reader(encoders), &self.request.prompts, guides, &mut between)
+        prompt::embed(&self.model.reader(encoders), &self.request.prompts, reading, &mut between)
     }
 
     /// The input as it is, where no step would change it.
@@ -212,7 +207,7 @@ impl Run<'_> {
     }
 
     fn draw(&mut self, input: Option<&Input>, prompts: &prompt::Embedded) -> Result<Picture, GenerateError> {
-        let mut noise = Noise::new(self.request.seed);
+        let mut noise = Noise::new(self.request.noise, self.request.seed);
         let start = match input {
             Some(input) => self.start_from(input, &mut noise)?,
             None => self.start_from_noise(&mut noise)?,
@@ -220,7 +215,7 @@ impl Run<'_> {
         enter(self.progress, Stage::Sample)?;
         let mut latents = self.walk(&start, input, prompts, &mut noise, &self.first_pass())?;
         if let Some(pass) = self.second_pass() {
-            let mut noise = Noise::new(self.request.seed);
+            let mut noise = Noise::new(self.request.noise, self.request.seed);
             let start = self.start_again(&latents, &mut noise, &pass).map_err(internal)?;
             latents = self.walk(&start, input, prompts, &mut noise, &pass)?;
         }
@@ -379,6 +374,7 @@ impl Run<'_> {
         noise: &mut Noise,
         pass: &Pass,
     ) -> Result<Tensor, GenerateError> {
+        let Plan { sampler, schedule, .. } = self.plan;
         let Steered { unet, context, added, controls } = steered;
         let step = Cell::new(0);
         let mut denoise = GuidedUnet {
@@ -388,6 +384,7 @@ impl Run<'_> {
             schedule: &self.model.schedule,
             guidance: self.guidance(),
             controls: Some(Controls { bound: controls, step: &step, steps: pass.path.steps() }),
+            timesteps: Timesteps::of(sampler, schedule),
         };
         let shape = self.latent_shape_at(pass.work);
         let mut draw = || noise.draw(&shape);
@@ -408,12 +405,11 @@ impl Run<'_> {
                 None => Ok(x),
             }
         };
-        let sampler = self.plan.sampler;
-        let walked = samplers::sample(sampler, &mut denoise, start.x.clone(), path, &mut draw, &mut between);
+        let (x, solver) = (start.x.clone(), &self.request.solver);
+        let walked = samplers::sample(sampler, &mut denoise, x, path, solver, &mut draw, &mut between);
         match walked {
             _ if cancelled => Err(cancellation()),
-            Some(latents) => latents.map_err(internal),
-            None => Err(crate::plan::unavailable(sampler)),
+            latents => latents.map_err(internal),
         }
     }
 
@@ -518,6 +514,8 @@ impl Run<'_> {
             seed: request.seed,
             sampler: plan.sampler,
             schedule: plan.schedule,
+            solver: request.solver,
+            noise: request.noise,
             steps: request.steps.get(),
             steps_run: plan.path.steps(),
             sigmas: plan.path.sigmas(),
@@ -529,6 +527,8 @@ impl Run<'_> {
             region: plan.frame.region.map(|rect| [rect.x, rect.y, rect.width, rect.height]),
             size: picture.size(),
             precision: precision_name(model.options.precision),
+            syntax: request.syntax,
+            clip_skip: request.clip_skip,
             prompts,
             verdict,
             loras: steering.bound.reports.clone(),

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::{
     control::Controls,
     samplers::Denoise,
-    schedule::{NoiseLevel, NoiseSchedule, Prediction},
+    schedule::{NoiseLevel, NoiseSchedule, Prediction, Timesteps},
     unet::{Conditions, Unet},
 };
 use candle_core::Tensor;
@@ -33,6 +33,7 @@ pub(crate) struct GuidedUnet<'a> {
     pub(crate) guidance: Option<Guidance>,
     /// Control networks with the same prompts bound.
     pub(crate) controls: Option<Controls<'a>>,
+    pub(crate) timesteps: Timesteps,
 }
 
 impl Denoise for GuidedUnet<'_> {
@@ -41,7 +42,7 @@ impl Denoise for GuidedUnet<'_> {
         let scale = 1.0 / level.signal.hypot(level.noise);
         let (signal, noise) = (level.signal * scale, level.noise * scale);
         let x = (x * scale)?;
-        let predicted = self.predict(&x, self.schedule.timestep_of(level))?;
+        let predicted = self.predict(&x, self.timesteps.told(self.schedule.timestep_of(level)))?;
         match self.schedule.prediction {
             Prediction::Epsilon => (x - (predicted * noise)?)? / signal,
             Prediction::V => (x * signal)? - (predicted * noise)?,

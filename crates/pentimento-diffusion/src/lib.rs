@@ -14,6 +14,7 @@ mod clip;
 mod conditioning;
 mod config;
 mod control;
+mod emphasis;
 mod error;
 mod files;
 mod filter;

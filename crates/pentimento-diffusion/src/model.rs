@@ -18,7 +18,6 @@ use crate::{
     lora::{AdapterCache, ModelLayers},
     preview::LatentColours,
     prompt::Reader,
-    samplers,
     schedule::NoiseSchedule,
     text_encoders::TextEncoders,
     tokenizer::Tokenizer,
@@ -363,7 +362,7 @@ impl Model {
                 factor: u32::try_from(configs.vae.factor()).unwrap_or(u32::MAX),
                 pixel_cap: options.pixel_cap,
             },
-            own_sampler: own_sampler(&configs.scheduler.class_name),
+            own_sampler: own_sampler(&configs.scheduler),
             networks: networks?,
             options,
             tokenizers,
@@ -503,16 +502,14 @@ fn as_pipelines_use_it(config: SchedulerConfig, class: PipelineClass) -> Schedul
     }
 }
 
-/// The sampler that a scheduler class stands for, where this engine has it.
-fn own_sampler(class: &str) -> Option<Sampler> {
-    let sampler = match class {
-        "DDIMScheduler" => Sampler::Ddim,
-        "EulerDiscreteScheduler" => Sampler::KEuler,
-        "EulerAncestralDiscreteScheduler" => Sampler::KEulerAncestral,
-        "DPMSolverMultistepScheduler" => Sampler::KDpmpp2m,
-        _ => return None,
-    };
-    samplers::AVAILABLE.contains(&sampler).then_some(sampler)
+/// The sampler that a scheduler configuration stands for, where there is one of its kind.
+fn own_sampler(config: &SchedulerConfig) -> Option<Sampler> {
+    match config.class_name.parse() {
+        Ok(Sampler::KDpmpp2m) if config.algorithm_type == "sde-dpmsolver++" => Some(Sampler::KDpmpp2mSde),
+        // diffusers' single-step solver is another algorithm than the ancestral one of this spelling.
+        Ok(Sampler::KDpmpp2sAncestral) => None,
+        found => found.ok(),
+    }
 }
 
 /// The name of a precision in options and receipts.

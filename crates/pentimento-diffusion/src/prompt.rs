@@ -4,15 +4,21 @@
 //! mean of their contexts weighted with `|weight|`; a text of weight 0 counts for nothing, a sign without
 //! texts is the empty prompt (zeros for the negative one, where the model says so). Where halves or texts have unequal numbers of chunks, the shorter is filled
 //! with chunks of the empty prompt.
+//!
+//! Texts are cut after every 75 tokens, wherever that is; nothing is moved to the next chunk for the sake of a comma.
+//! Emphasis multiplies the embeddings of the tokens, chunk by chunk.
 
 use crate::{
+    emphasis::{self, Piece},
     error::{LoadError, Result},
     generate::internal,
     pixels,
     text_encoders::{TextStates, Tower},
+    tokenizer::Tokenizer,
 };
-use candle_core::Tensor;
-use pentimento_request::{ErrorKind, GenerateError, Prompt, PromptReport};
+use candle_core::{Device, Tensor};
+use pentimento_request::{ClipSkip, ErrorKind, GenerateError, Prompt, PromptReport, PromptSyntax};
+use std::mem;
 
 /// Both halves of a request's prompts.
 pub(crate) struct Embedded {
@@ -41,22 +47,38 @@ pub(crate) struct Reader<'a> {
     pub(crate) zeros_for_empty: bool,
 }
 
-/// A prompt as chunks of ids, without start and end.
+/// How prompts are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) syntax: PromptSyntax,
+    pub(crate) clip_skip: ClipSkip,
+    /// Whether the negative prompts are looked at.
+    pub(crate) guides: bool,
+}
+
+/// A prompt as chunks.
 struct Read {
-    chunks: Vec<Vec<u32>>,
+    chunks: Vec<Chunk>,
     report: PromptReport,
 }
 
-/// Reads all prompts and encodes those that count: without guidance (`guides`) the negative ones do not.
+/// What is encoded together: ids without start and end, with the factors of their embeddings where these are not all 1.
+struct Chunk {
+    ids: Vec<u32>,
+    weights: Option<Vec<f32>>,
+}
+
+/// Reads all prompts and encodes those that count: without guidance the negative ones do not.
 /// `between` is called before each chunk, and its error ends the work: sixty-four long texts take a while.
 pub(crate) fn embed(
     reader: &Reader,
     prompts: &[Prompt],
-    guides: bool,
+    reading: Reading,
     between: &mut dyn FnMut() -> Result<(), GenerateError>,
 ) -> Result<Embedded, GenerateError> {
+    let Reading { syntax, clip_skip, guides } = reading;
     let reads = |tower: &Tower| -> Result<Vec<Read>, GenerateError> {
-        let reads = prompts.iter().map(|prompt| read(*tower, prompt)).collect::<Result<Vec<_>, _>>();
+        let reads = prompts.iter().map(|prompt| read(*tower, prompt, syntax)).collect::<Result<Vec<_>, _>>();
         reads.map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))
     };
     let readings = reader.towers.iter().map(reads).collect::<Result<Vec<_>, _>>()?;
@@ -64,7 +86,7 @@ pub(crate) fn embed(
     let count = readings.iter().flatten().filter(counts).map(|read| read.chunks.len()).max().unwrap_or(1);
     let (mut positives, mut negatives) = (Vec::new(), Vec::new());
     for (tower, reads) in reader.towers.iter().zip(&readings) {
-        let mut chunks = Chunks { tower: *tower, empty_states: None, count, between };
+        let mut chunks = Chunks { tower: *tower, clip_skip, empty_states: None, count, between };
         positives.push(chunks.blend(reads, 1.0)?);
         negatives.push(match guides {
             true if reader.zeros_for_empty && !reads.iter().any(|read| read.report.weight < 0.0) => {
@@ -82,25 +104,91 @@ pub(crate) fn embed(
     })
 }
 
-fn read(tower: Tower, prompt: &Prompt) -> Result<Read, LoadError> {
-    let ids = tower.tokenizer.ids(&prompt.text)?;
+fn read(tower: Tower, prompt: &Prompt, syntax: PromptSyntax) -> Result<Read, LoadError> {
+    let pieces = match syntax {
+        PromptSyntax::Plain => vec![Piece::Text(prompt.text.clone(), 1.0)],
+        PromptSyntax::Emphasis => emphasis::parse(&prompt.text),
+    };
     // Start and end take two places of each chunk.
-    let mut pieces: Vec<&[u32]> = ids.chunks(tower.length() - 2).collect();
-    if pieces.is_empty() {
-        pieces.push(&[]);
-    }
+    let chunks = cut(tower.tokenizer, &pieces, tower.length() - 2)?;
     let report = PromptReport {
         text: prompt.text.clone(),
         weight: prompt.weight,
-        chunks: pieces.iter().map(|piece| piece.len()).collect(),
+        chunks: chunks.iter().map(Vec::len).collect(),
         truncated: 0,
     };
-    Ok(Read { chunks: pieces.into_iter().map(<[u32]>::to_vec).collect(), report })
+    Ok(Read { chunks: chunks.iter().map(|tokens| weighed(tokens, tower.length())).collect(), report })
+}
+
+/// The pieces' tokens with their weights, so many to a chunk. A break ends a chunk early, and two in a row leave
+/// one empty; behind the last one no chunk begins by itself.
+pub(crate) fn cut(
+    tokenizer: &Tokenizer,
+    pieces: &[Piece],
+    most: usize,
+) -> Result<Vec<Vec<(u32, f32)>>, LoadError> {
+    let mut chunks: Vec<Vec<(u32, f32)>> = Vec::new();
+    let mut chunk: Vec<(u32, f32)> = Vec::new();
+    for piece in pieces {
+        let Piece::Text(text, weight) = piece else {
+            chunks.push(mem::take(&mut chunk));
+            continue;
+        };
+        for id in tokenizer.ids(text)? {
+            if chunk.len() == most {
+                chunks.push(mem::take(&mut chunk));
+            }
+            chunk.push((id, *weight));
+        }
+    }
+    if !chunk.is_empty() || chunks.is_empty() {
+        chunks.push(chunk);
+    }
+    Ok(chunks)
+}
+
+/// A chunk's ids and weights. The embeddings of start, end and filling keep their weight.
+fn weighed(tokens: &[(u32, f32)], length: usize) -> Chunk {
+    let is_plain = tokens.iter().all(|(_, weight)| *weight == 1.0);
+    let weights = (!is_plain).then(|| {
+        let mut weights = vec![1.0];
+        weights.extend(tokens.iter().map(|(_, weight)| *weight));
+        weights.resize(length, 1.0);
+        weights
+    });
+    Chunk { ids: tokens.iter().map(|(id, _)| *id).collect(), weights }
+}
+
+/// Multiplies each token's embedding, `[1, 77, hidden]`, and brings the mean of all values back to what it was.
+/// Where one of both means is next to nothing beside the values, their ratio says nothing, and they stay.
+fn weighted(states: &Tensor, weights: &[f32]) -> Result<Tensor> {
+    let factors = Tensor::new(weights, &Device::Cpu)?.reshape((1, weights.len(), 1))?;
+    let changed = states.broadcast_mul(&factors)?;
+    let ([before, _], [after, spread]) = (mean_and_spread(states)?, mean_and_spread(&changed)?);
+    let least = LEAST_MEAN * spread;
+    if before.abs() <= least || after.abs() <= least {
+        return Ok(changed);
+    }
+    changed * (before / after)
+}
+
+/// Means smaller than this share of the root mean square are rounding as much as meaning. Those of true encoders are
+/// a hundred times larger.
+const LEAST_MEAN: f64 = 1e-4;
+
+/// Mean and root mean square of all values.
+fn mean_and_spread(x: &Tensor) -> Result<[f64; 2]> {
+    let values: Vec<f32> = x.flatten_all()?.to_vec1()?;
+    let count = values.len() as f64;
+    let sum: f64 = values.iter().map(|value| f64::from(*value)).sum();
+    let squares: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    Ok([sum / count, (squares / count).sqrt()])
 }
 
 /// Encodes chunks with one encoder.
 struct Chunks<'a> {
     tower: Tower<'a>,
+    clip_skip: ClipSkip,
     /// What the empty chunk gives, once it was asked for: many short texts beside a long one need it often.
     empty_states: Option<TextStates>,
     /// How many chunks every text is filled up to.
@@ -134,11 +222,11 @@ impl Chunks<'_> {
     }
 
     /// Chunk by chunk, one behind the other, filled up with empty ones.
-    fn encode(&mut self, chunks: &[Vec<u32>]) -> Result<TextStates, GenerateError> {
+    fn encode(&mut self, chunks: &[Chunk]) -> Result<TextStates, GenerateError> {
         let (mut contexts, mut pooled) = (Vec::with_capacity(self.count), None);
         for index in 0..self.count {
             let states = match chunks.get(index) {
-                Some(ids) => self.forward(ids)?,
+                Some(chunk) => self.forward(chunk)?,
                 None => self.empty_states()?,
             };
             contexts.push(states.context);
@@ -151,13 +239,21 @@ impl Chunks<'_> {
         if let Some(states) = &self.empty_states {
             return Ok(states.clone());
         }
-        let states = self.forward(&[])?;
+        let states = self.forward(&Chunk { ids: Vec::new(), weights: None })?;
         Ok(self.empty_states.insert(states).clone())
     }
 
-    fn forward(&mut self, ids: &[u32]) -> Result<TextStates, GenerateError> {
+    fn forward(&mut self, chunk: &Chunk) -> Result<TextStates, GenerateError> {
         (self.between)()?;
-        self.tower.encode(ids, 0).map_err(internal)
+        let states = self.tower.encode(&chunk.ids, self.clip_skip.get() - 1).map_err(internal)?;
+        match &chunk.weights {
+            // A pooled state is of the whole text and has no weights.
+            Some(weights) => Ok(TextStates {
+                context: weighted(&states.context, weights).map_err(internal)?,
+                pooled: states.pooled,
+            }),
+            None => Ok(states),
+        }
     }
 }
 
@@ -170,4 +266,37 @@ fn add(sum: Option<TextStates>, encoded: TextStates, share: f64) -> Result<TextS
         _ => None,
     };
     Ok(TextStates { context: (sum.context + context)?, pooled })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn states(values: [f32; 4]) -> Tensor {
+        Tensor::from_vec(values.to_vec(), (1, 2, 2), &Device::Cpu).expect("states")
+    }
+
+    fn values(x: &Tensor) -> Vec<f32> {
+        x.flatten_all().and_then(|flat| flat.to_vec1()).expect("values")
+    }
+
+    #[test]
+    fn the_mean_is_what_it_was() {
+        let changed = weighted(&states([1.0, 2.0, 3.0, 2.0]), &[1.0, 2.0]).expect("states");
+        let mean = values(&changed).iter().sum::<f32>() / 4.0;
+        assert!((mean - 2.0).abs() < 1e-6, "{mean}");
+    }
+
+    #[test]
+    fn a_mean_of_nothing_is_left_alone() {
+        // The weights alone: 0 would be multiplied, or divided by.
+        for (before, weights, after) in [
+            ([1.0, -1.0, 2.0, -2.0], [1.0, 3.0], [1.0, -1.0, 6.0, -6.0]),
+            ([1.0, 1.0, -1.0, -1.0], [1.0, 2.0], [1.0, 1.0, -2.0, -2.0]),
+            ([2.0, 2.0, -1.0, -1.0], [1.0, 2.0], [2.0, 2.0, -2.0, -2.0]),
+        ] {
+            let changed = weighted(&states(before), &weights).expect("states");
+            assert_eq!(values(&changed), after);
+        }
+    }
 }

@@ -4,14 +4,15 @@
 //! deviation relative to the signal. Scalars are f64, but the alphas are rounded to f32 where the references
 //! do.
 //! Source: Ho et al. 2020 (alphas); Lin et al. 2024, "Common diffusion noise schedules and sample steps are
-//! flawed" (zero terminal SNR: Algorithm 1; spacings: table 2); k-diffusion's `DiscreteSchedule` (timesteps
-//! between the discrete ones).
+//! flawed" (zero terminal SNR: Algorithm 1; spacings: table 2); Karras et al. 2022, equation 5; k-diffusion's
+//! `DiscreteSchedule` (timesteps between the discrete ones); diffusers' `UniPCMultistepScheduler` and
+//! `LCMScheduler`, which space their steps in their own ways.
 
 use crate::{
     config::{SchedulerConfig, unsupported},
     error::{LoadError, LoadErrorKind},
 };
-use pentimento_request::Schedule;
+use pentimento_request::{Sampler, Schedule};
 
 /// How much signal and how much noise a latent holds: `x = signal·x₀ + noise·ε`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,9 +37,47 @@ impl NoiseLevel {
         Self { signal: alpha_cumprod.sqrt(), noise: (1.0 - alpha_cumprod).sqrt() }
     }
 
+    /// The variance-preserving level of as much noise per signal.
+    pub(crate) fn preserving_of(sigma: f64) -> Self {
+        let scale = 1.0 / sigma.hypot(1.0);
+        Self { signal: scale, noise: sigma * scale }
+    }
+
     /// Noise relative to the signal; infinite where there is no signal.
     pub(crate) fn sigma(self) -> f64 {
         self.noise / self.signal
+    }
+}
+
+/// Which timestep a network is told for a noise level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timesteps {
+    /// The level's own, between two whole ones.
+    Exact,
+    /// The nearest whole one.
+    Rounded,
+    /// The whole one below.
+    Floored,
+}
+
+impl Timesteps {
+    /// Those that the references tell: diffusers' UniPC whole ones, k-diffusion exact ones.
+    pub(crate) fn of(sampler: Sampler, schedule: Schedule) -> Self {
+        match (sampler, schedule) {
+            // diffusers rounds those of Karras' sigmas and cuts those of exponential ones.
+            (Sampler::UniPc, Schedule::Exponential) => Self::Floored,
+            (Sampler::UniPc, _) => Self::Rounded,
+            _ => Self::Exact,
+        }
+    }
+
+    /// What the network is told.
+    pub(crate) fn told(self, timestep: f64) -> f64 {
+        match self {
+            Self::Exact => timestep,
+            Self::Rounded => timestep.round_ties_even(),
+            Self::Floored => timestep.floor(),
+        }
     }
 }
 
@@ -71,6 +110,8 @@ pub(crate) struct NoiseSchedule {
     steps_offset: usize,
     /// How steps are spaced unless the request says otherwise.
     pub(crate) spacing: Schedule,
+    /// The schedule of sigmas that stands above it for samplers that walk sigmas.
+    of_sigmas: Option<Schedule>,
     /// What the network predicts.
     pub(crate) prediction: Prediction,
 }
@@ -101,8 +142,19 @@ impl NoiseSchedule {
             final_alpha_cumprod,
             steps_offset: config.steps_offset,
             spacing,
+            of_sigmas: of_sigmas(config),
             prediction,
         })
+    }
+
+    /// The schedule that the model's own configuration means for a sampler.
+    pub(crate) fn own_schedule(&self, sampler: Sampler) -> Schedule {
+        match sampler {
+            // diffusers' scheduler of this name has no other.
+            Sampler::Lcm => Schedule::Trailing,
+            Sampler::Ddim | Sampler::Ddpm => self.spacing,
+            _ => self.of_sigmas.unwrap_or(self.spacing),
+        }
     }
 
     /// Whether the last timestep holds no signal at all.
@@ -115,29 +167,36 @@ impl NoiseSchedule {
         self.alphas_cumprod.len()
     }
 
-    /// `steps` whole timesteps from noisy to clean, as diffusers spaces them for DDIM.
-    pub(crate) fn timesteps(&self, spacing: Schedule, steps: usize) -> Vec<usize> {
-        let last = self.count() - 1;
-        let timesteps: Vec<usize> = match spacing {
+    /// `steps` whole timesteps from noisy to clean, as diffusers spaces them for DDIM and DDPM; `None` where the
+    /// schedule is made of sigmas.
+    pub(crate) fn timesteps(&self, schedule: Schedule, steps: usize) -> Option<Vec<usize>> {
+        Some(match schedule {
             // Counted from below, unlike k-diffusion: a single step is the first timestep, not the last.
-            Schedule::Linspace if steps == 1 => vec![0],
-            Schedule::Linspace => (self.fractional_timesteps(steps).into_iter())
-                .map(|timestep| timestep.round_ties_even() as usize)
-                .collect(),
+            Schedule::Linspace => self.even_timesteps(steps),
             Schedule::Leading => {
                 let stride = self.count() / steps;
-                (0..steps).rev().map(|index| index * stride + self.steps_offset).collect()
+                let offset = self.offset_within((steps - 1) * stride);
+                (0..steps).rev().map(|index| index * stride + offset).collect()
             }
             Schedule::Trailing => {
                 let stride = self.count() as f64 / steps as f64;
-                (0..steps)
-                    .map(|index| (self.count() as f64 - index as f64 * stride).round_ties_even() as usize)
-                    .map(|timestep| timestep.saturating_sub(1))
-                    .collect()
+                let ends = (0..steps).map(|index| self.count() as f64 - index as f64 * stride);
+                rounded(&ends.collect::<Vec<_>>()).into_iter().map(|end| end.saturating_sub(1)).collect()
             }
-        };
-        // An offset may point past the end when every timestep is a step.
-        timesteps.into_iter().map(|timestep| timestep.min(last)).collect()
+            Schedule::Karras | Schedule::Exponential => return None,
+        })
+    }
+
+    /// Evenly spaced whole timesteps from the last to 0, computed as numpy's `linspace` counts up, which decides ties.
+    fn even_timesteps(&self, steps: usize) -> Vec<usize> {
+        let last = (self.count() - 1) as f64;
+        let gap = last / steps.saturating_sub(1).max(1) as f64;
+        rounded(&(0..steps).rev().map(|index| (index as f64 * gap).min(last)).collect::<Vec<_>>())
+    }
+
+    /// The offset of leading timesteps, which falls away where it would point past the end.
+    fn offset_within(&self, largest: usize) -> usize {
+        if largest + self.steps_offset < self.count() { self.steps_offset } else { 0 }
     }
 
     /// Evenly spaced timesteps from the last to 0, not rounded; a single one is the last.
@@ -148,14 +207,62 @@ impl NoiseSchedule {
     }
 
     /// The sigmas of `steps` steps and a zero behind them, for the samplers of k-diffusion.
-    pub(crate) fn sigmas(&self, spacing: Schedule, steps: usize) -> Vec<f64> {
-        let timesteps: Vec<f64> = match spacing {
-            Schedule::Linspace => self.fractional_timesteps(steps),
-            Schedule::Leading | Schedule::Trailing => {
-                self.timesteps(spacing, steps).into_iter().map(|timestep| timestep as f64).collect()
+    pub(crate) fn sigmas(&self, schedule: Schedule, steps: usize) -> Vec<f64> {
+        let mut sigmas = match (schedule, self.timesteps(schedule, steps)) {
+            (Schedule::Linspace, _) => {
+                self.fractional_timesteps(steps).into_iter().map(|timestep| self.sigma_at(timestep)).collect()
+            }
+            (_, Some(timesteps)) => self.sigmas_at(&timesteps),
+            // The seventh root: Karras et al. 2022, table 1.
+            (Schedule::Karras, None) => {
+                self.descent(steps, |sigma| sigma.powf(1.0 / 7.0), |root| root.powi(7))
+            }
+            (_, None) => self.descent(steps, f64::ln, f64::exp),
+        };
+        sigmas.push(0.0);
+        sigmas
+    }
+
+    /// The sigmas of `steps` steps and a zero behind them, as diffusers' UniPC spaces them: it counts one step
+    /// more and leaves the last one out.
+    pub(crate) fn unipc_sigmas(&self, schedule: Schedule, steps: usize) -> Vec<f64> {
+        let timesteps: Vec<usize> = match schedule {
+            // There are no more timesteps than steps.
+            _ if steps == self.count() => return self.sigmas(schedule, steps),
+            Schedule::Linspace => self.even_timesteps(steps + 1)[..steps].to_vec(),
+            Schedule::Leading => {
+                let stride = self.count() / (steps + 1);
+                let offset = self.offset_within(steps * stride);
+                (1..=steps).rev().map(|index| index * stride + offset).collect()
+            }
+            Schedule::Trailing | Schedule::Karras | Schedule::Exponential => {
+                return self.sigmas(schedule, steps);
             }
         };
-        timesteps.into_iter().map(|timestep| self.sigma_at(timestep)).chain([0.0]).collect()
+        self.sigmas_at(&timesteps).into_iter().chain([0.0]).collect()
+    }
+
+    /// `steps` of the whole timesteps that latent consistency models were distilled on; `None` where they are
+    /// fewer.
+    pub(crate) fn lcm_timesteps(&self, steps: usize) -> Option<Vec<usize>> {
+        let stride = (self.count() / LCM_TIMESTEPS).max(1);
+        let known = self.count() / stride;
+        // In floating point, as numpy's `linspace` counts.
+        let skipped = |index: usize| (index as f64 * (known as f64 / steps as f64)) as usize;
+        let of_index = |index: usize| (known - skipped(index)) * stride - 1;
+        (steps <= known).then(|| (0..steps).map(of_index).collect())
+    }
+
+    fn sigmas_at(&self, timesteps: &[usize]) -> Vec<f64> {
+        timesteps.iter().map(|timestep| self.log_sigmas[*timestep].exp()).collect()
+    }
+
+    /// `steps` sigmas from the model's largest to its smallest, evenly spaced after `forth`.
+    fn descent(&self, steps: usize, forth: impl Fn(f64) -> f64, back: impl Fn(f64) -> f64) -> Vec<f64> {
+        let ends = [self.log_sigmas[self.count() - 1], self.log_sigmas[0]];
+        let [from, to] = ends.map(|log_sigma| forth(log_sigma.exp()));
+        let gaps = steps.saturating_sub(1).max(1) as f64;
+        (0..steps).map(|index| back(from + (to - from) * index as f64 / gaps)).collect()
     }
 
     /// The sigma of a timestep, between two of them log-linear.
@@ -195,6 +302,14 @@ impl NoiseSchedule {
     }
 }
 
+/// Timesteps that latent consistency models are distilled on: diffusers' `original_inference_steps`.
+pub(crate) const LCM_TIMESTEPS: usize = 50;
+
+/// Whole timesteps, ties to the even one as in numpy.
+fn rounded(timesteps: &[f64]) -> Vec<usize> {
+    timesteps.iter().map(|timestep| timestep.round_ties_even() as usize).collect()
+}
+
 /// The sigma of an alpha; where there is no signal at all, of the 2^-24 that diffusers puts in its place.
 fn finite_sigma(alpha_cumprod: f64) -> f64 {
     let alpha = if alpha_cumprod == 0.0 { 2f64.powi(-24) } else { alpha_cumprod };
@@ -219,10 +334,23 @@ fn spacing(config: &SchedulerConfig, label: &str) -> Result<Schedule, LoadError>
             "EulerDiscreteScheduler"
             | "EulerAncestralDiscreteScheduler"
             | "DPMSolverMultistepScheduler"
+            | "DPMSolverSinglestepScheduler"
+            | "DPMSolverSDEScheduler"
             | "HeunDiscreteScheduler"
-            | "LMSDiscreteScheduler" => Schedule::Linspace,
+            | "KDPM2DiscreteScheduler"
+            | "KDPM2AncestralDiscreteScheduler"
+            | "LMSDiscreteScheduler"
+            | "UniPCMultistepScheduler" => Schedule::Linspace,
             _ => Schedule::Leading,
         }),
+    }
+}
+
+fn of_sigmas(config: &SchedulerConfig) -> Option<Schedule> {
+    match (config.use_karras_sigmas, config.use_exponential_sigmas) {
+        (Some(true), _) => Some(Schedule::Karras),
+        (_, Some(true)) => Some(Schedule::Exponential),
+        _ => None,
     }
 }
 

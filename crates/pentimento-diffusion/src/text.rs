@@ -72,6 +72,11 @@ impl TextEncoder {
         self.length
     }
 
+    /// Number of layers.
+    pub(crate) fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Refuses a tokenizer whose ids have no embedding.
     pub(crate) fn check_vocabulary(&self, largest_id: u32, label: &str) -> Result<(), LoadError> {
         let known = self.tokens.dim(0).unwrap_or_default();

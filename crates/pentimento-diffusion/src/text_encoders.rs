@@ -92,6 +92,15 @@ impl TextEncoders {
     }
 }
 
+impl TextEncoders {
+    /// The largest clip skip: every encoder still runs a layer.
+    pub(crate) fn deepest_skip(&self) -> usize {
+        let spared = usize::from(self.towers.len() > 1);
+        let depth = self.towers.iter().map(|tower| tower.depth().saturating_sub(spared)).min();
+        depth.unwrap_or_default().max(1)
+    }
+}
+
 impl Tower<'_> {
     /// Number of tokens that are encoded together, start and end included.
     pub(crate) fn length(&self) -> usize {

@@ -4,7 +4,7 @@
 //! `"nan"`; an infinite sigma is one. What is unknown is `null`.
 
 use pentimento_request::{
-    ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, Size, StageTiming,
+    ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, Size, SolverOptions, StageTiming,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -19,6 +19,8 @@ pub fn to_json(receipt: &Receipt) -> Value {
         seed,
         sampler,
         schedule,
+        solver,
+        noise,
         steps,
         steps_run,
         sigmas,
@@ -30,6 +32,8 @@ pub fn to_json(receipt: &Receipt) -> Value {
         region,
         size,
         precision,
+        syntax,
+        clip_skip,
         prompts,
         verdict,
         loras,
@@ -44,10 +48,14 @@ pub fn to_json(receipt: &Receipt) -> Value {
         "model": model,
         "model_hash": model_hash,
         "task": task,
+        "prompt_syntax": syntax.name(),
+        "clip_skip": clip_skip.get(),
         "prompts": prompts.iter().map(prompt).collect::<Vec<_>>(),
         "seed": seed,
         "sampler": sampler.name(),
         "schedule": schedule.name(),
+        "solver": solver_object(solver),
+        "noise": noise.name(),
         "steps": steps,
         "steps_run": steps_run,
         "sigmas": sigmas.iter().map(number).collect::<Vec<_>>(),
@@ -107,6 +115,16 @@ fn lora(report: &LoraReport) -> Value {
 
 fn control(ControlReport { name, hash, hint, weight, steps_run }: &ControlReport) -> Value {
     json!({ "name": name, "hash": hash, "hint": hint, "weight": number(weight), "steps_run": steps_run })
+}
+
+fn solver_object(SolverOptions { eta, s_churn, s_tmin, s_tmax, s_noise }: &SolverOptions) -> Value {
+    json!({
+        "eta": eta.as_ref().map(number),
+        "s_churn": number(s_churn),
+        "s_tmin": number(s_tmin),
+        "s_tmax": number(s_tmax),
+        "s_noise": number(s_noise),
+    })
 }
 
 fn timing(StageTiming { stage, took }: &StageTiming) -> Value {

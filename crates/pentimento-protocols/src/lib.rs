@@ -9,7 +9,10 @@
 pub mod bedrock;
 
 mod json;
+mod styles;
 mod timestamp;
+
+pub use styles::StylePreset;
 
 use bytes::Bytes;
 use pentimento_imaging::Finish;

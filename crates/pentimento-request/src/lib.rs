@@ -13,6 +13,7 @@ mod picture;
 mod progress;
 mod receipt;
 mod sampling;
+mod spelling;
 mod values;
 
 pub use conditioning::{
@@ -25,6 +26,7 @@ pub use picture::{Channels, Mask, Picture};
 pub use progress::{Cancel, Progress, Quiet, Stage, StepReport};
 pub use receipt::{ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, StageTiming};
 pub use sampling::{NoiseSource, PromptSyntax, Sampler, Schedule, SolverOptions, UnknownName};
+pub use spelling::parse_sampler;
 pub use values::{ClipSkip, GuidanceScale, InvalidValue, Size, Span, Steps, Strength};
 
 use std::sync::Arc;

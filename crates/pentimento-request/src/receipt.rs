@@ -1,6 +1,6 @@
 //! The record of how a picture came about: enough to draw it again, and to see what it cost.
 
-use crate::{Sampler, Schedule, Size, Stage, Verdict};
+use crate::{ClipSkip, NoiseSource, PromptSyntax, Sampler, Schedule, Size, SolverOptions, Stage, Verdict};
 use std::time::Duration;
 
 /// Everything that decided a picture's pixels, and what it took.
@@ -20,6 +20,10 @@ pub struct Receipt {
     pub sampler: Sampler,
     /// How the timesteps were spaced.
     pub schedule: Schedule,
+    /// Settings of the sampler.
+    pub solver: SolverOptions,
+    /// Which generator the seed started.
+    pub noise: NoiseSource,
     /// Steps of the whole schedule.
     pub steps: usize,
     /// Steps that were run of it.
@@ -43,6 +47,10 @@ pub struct Receipt {
     pub size: Size,
     /// Precision of the products, `f32` or `bf16`.
     pub precision: &'static str,
+    /// How the prompts were read.
+    pub syntax: PromptSyntax,
+    /// Which layer of the text encoder was read.
+    pub clip_skip: ClipSkip,
     /// The prompts, and how the tokenizer cut them.
     pub prompts: Vec<PromptReport>,
     /// What the content filter said of the picture, and what became of it.

@@ -1,8 +1,10 @@
-//! The names of samplers and schedules.
+//! Samplers, schedules and their settings. How other programs spell their names is in `spelling`.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 /// The samplers that requests can name. A generator may know fewer and then refuses the rest by name.
+///
+/// Left to choose, the engine takes the one that the model's own `scheduler_config.json` names, else K_DPMPP_2M.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sampler {
     /// Denoising diffusion implicit models, eta 0 (Song et al. 2021).
@@ -25,11 +27,19 @@ pub enum Sampler {
     KHeun,
     /// Linear multistep method.
     KLms,
+    /// DPM-Solver++ for the stochastic equation, single-step.
+    KDpmppSde,
+    /// DPM-Solver++(2M) for the stochastic equation.
+    KDpmpp2mSde,
+    /// Unified predictor-corrector of second order with B(h) = e^h - 1 (Zhao et al. 2023), as diffusers sets it.
+    UniPc,
+    /// Multistep consistency sampling of latent consistency models (Luo et al. 2023).
+    Lcm,
 }
 
 impl Sampler {
     /// Every sampler.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Ddim,
         Self::Ddpm,
         Self::KDpmpp2m,
@@ -40,9 +50,20 @@ impl Sampler {
         Self::KEulerAncestral,
         Self::KHeun,
         Self::KLms,
+        Self::KDpmppSde,
+        Self::KDpmpp2mSde,
+        Self::UniPc,
+        Self::Lcm,
     ];
 
-    /// The name in the spelling of Stability's interfaces.
+    /// Those that Stability's interfaces know by [`Sampler::name`], in their order.
+    pub fn of_stability() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|sampler| {
+            !matches!(sampler, Self::KDpmppSde | Self::KDpmpp2mSde | Self::UniPc | Self::Lcm)
+        })
+    }
+
+    /// The name in the spelling of Stability's interfaces, and in their manner where they have none.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ddim => "DDIM",
@@ -55,6 +76,10 @@ impl Sampler {
             Self::KEulerAncestral => "K_EULER_ANCESTRAL",
             Self::KHeun => "K_HEUN",
             Self::KLms => "K_LMS",
+            Self::KDpmppSde => "K_DPMPP_SDE",
+            Self::KDpmpp2mSde => "K_DPMPP_2M_SDE",
+            Self::UniPc => "UNIPC",
+            Self::Lcm => "LCM",
         }
     }
 }
@@ -68,18 +93,25 @@ pub enum Schedule {
     Linspace,
     /// Every k-th timestep from the top down ("trailing").
     Trailing,
+    /// Evenly in the seventh root of sigma over all of the model's sigmas (Karras et al. 2022, equation 5, rho 7).
+    Karras,
+    /// Evenly in the logarithm of sigma over all of the model's sigmas.
+    Exponential,
 }
 
 impl Schedule {
     /// Every schedule.
-    pub const ALL: [Self; 3] = [Self::Leading, Self::Linspace, Self::Trailing];
+    pub const ALL: [Self; 5] =
+        [Self::Leading, Self::Linspace, Self::Trailing, Self::Karras, Self::Exponential];
 
-    /// The name in the spelling of scheduler configurations.
+    /// The name in options and receipts; the first three are those of scheduler configurations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Leading => "leading",
             Self::Linspace => "linspace",
             Self::Trailing => "trailing",
+            Self::Karras => "karras",
+            Self::Exponential => "exponential",
         }
     }
 }
@@ -136,6 +168,16 @@ pub enum PromptSyntax {
     Emphasis,
 }
 
+impl PromptSyntax {
+    /// The name in receipts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Emphasis => "emphasis",
+        }
+    }
+}
+
 /// A name that stands for nothing known; says what would.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownName {
@@ -167,54 +209,8 @@ impl fmt::Display for Schedule {
     }
 }
 
-impl FromStr for Sampler {
-    type Err = UnknownName;
-
-    /// Reads a name in any case.
-    fn from_str(given: &str) -> Result<Self, UnknownName> {
-        Self::ALL.into_iter().find(|sampler| sampler.name().eq_ignore_ascii_case(given)).ok_or_else(|| {
-            UnknownName {
-                what: "sampler",
-                given: given.to_owned(),
-                known: Self::ALL.map(Self::name).to_vec(),
-            }
-        })
-    }
-}
-
-impl FromStr for Schedule {
-    type Err = UnknownName;
-
-    /// Reads a name in any case.
-    fn from_str(given: &str) -> Result<Self, UnknownName> {
-        Self::ALL.into_iter().find(|schedule| schedule.name().eq_ignore_ascii_case(given)).ok_or_else(|| {
-            UnknownName {
-                what: "schedule",
-                given: given.to_owned(),
-                known: Self::ALL.map(Self::name).to_vec(),
-            }
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_read_back_in_any_case() {
-        for (index, sampler) in Sampler::ALL.into_iter().enumerate() {
-            assert_eq!(sampler.name().to_lowercase().parse(), Ok(sampler));
-            assert!(Sampler::ALL[..index].iter().all(|other| other.name() != sampler.name()));
-        }
-        for schedule in Schedule::ALL {
-            assert_eq!(schedule.name().to_uppercase().parse(), Ok(schedule));
-        }
-    }
-
-    #[test]
-    fn an_unknown_name_lists_the_known_ones() {
-        let message = "K_FOO".parse::<Sampler>().expect_err("no such sampler").to_string();
-        assert!(message.contains("'K_FOO'") && message.contains("K_DPMPP_2M"), "{message}");
+impl fmt::Display for NoiseSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
     }
 }

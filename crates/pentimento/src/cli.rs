@@ -4,12 +4,13 @@
 use crate::models::args::ModelsArgs;
 use clap::{
     ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint,
-    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+    builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser},
 };
 use pentimento_imaging::{Format, MaskSource};
-use pentimento_request::{FilterMode, Sampler, Schedule, Size};
+use pentimento_protocols::StylePreset;
+use pentimento_request::{FilterMode, NoiseSource, Sampler, Schedule, Size, parse_sampler};
 use pentimento_server::Origin;
-use std::path::PathBuf;
+use std::{ffi::OsStr, path::PathBuf};
 
 /// Draw and repaint pictures with Stable Diffusion, on the command line or behind the API that old clients call.
 #[derive(Debug, Parser)]
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Models(ModelsArgs),
     /// List and inspect adapters (LoRA and its kin)
     Lora(LoraArgs),
+    /// List the style presets and what they make of a prompt
+    Styles,
     /// Print the completions for a shell
     #[command(
         long_about = "Print the completions for a shell.\n\nFor bash, for instance: pentimento completions bash > \
@@ -77,6 +80,19 @@ pub(crate) struct GenerateArgs {
           help_heading = PROMPT)]
     pub(crate) weighted: Vec<String>,
 
+    /// A style preset, as `pentimento styles` lists them; an empty name is none
+    #[arg(long, value_name = "STYLE", value_parser = styles(), ignore_case = true, hide_possible_values = true,
+          help_heading = PROMPT)]
+    pub(crate) style: Option<String>,
+
+    /// Read prompts as they are: brackets, backslashes and BREAK are text, not (emphasis:1.2)
+    #[arg(long, help_heading = PROMPT)]
+    pub(crate) plain_prompt: bool,
+
+    /// Which layer of the text encoder is read: 1 is the last, up to 12 [default: 1]
+    #[arg(long, value_name = "LAYER", allow_negative_numbers = true, help_heading = PROMPT)]
+    pub(crate) clip_skip: Option<usize>,
+
     /// The picture to start from (PNG, JPEG or WebP; - is the standard input)
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = INPUT)]
     pub(crate) init: Option<PathBuf>,
@@ -110,13 +126,40 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) steering: SteeringArgs,
 
-    /// How the noise is taken away [default: the model's choice]
-    #[arg(long, value_name = "NAME", value_parser = samplers(), ignore_case = true, help_heading = DRAWING)]
-    pub(crate) sampler: Option<Sampler>,
+    /// How the noise is taken away, in Stability's, A1111's, ComfyUI's or diffusers' spelling: K_DPMPP_2M,
+    /// "DPM++ 2M Karras", dpmpp_2m … [default: the model's choice]
+    #[arg(long, value_name = "NAME", value_parser = SamplerParser, help_heading = DRAWING)]
+    pub(crate) sampler: Option<(Sampler, Option<Schedule>)>,
 
     /// How the steps are spaced [default: as the model says]
     #[arg(long, value_name = "NAME", value_parser = schedules(), ignore_case = true, help_heading = DRAWING)]
     pub(crate) schedule: Option<Schedule>,
+
+    /// Share of fresh noise per step, from 0 to 1 [default: DDIM 0, ancestral and SDE samplers 1]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, help_heading = DRAWING)]
+    pub(crate) eta: Option<f64>,
+
+    /// Noise put back before each step of K_EULER, K_HEUN and K_DPM_2 [default: 0]
+    #[arg(long, value_name = "AMOUNT", allow_negative_numbers = true, help_heading = DRAWING)]
+    pub(crate) s_churn: Option<f64>,
+
+    /// Smallest sigma at which --s-churn puts noise back [default: 0]
+    #[arg(long, value_name = "SIGMA", allow_negative_numbers = true, help_heading = DRAWING)]
+    pub(crate) s_tmin: Option<f64>,
+
+    /// Largest sigma at which --s-churn puts noise back [default: any]
+    #[arg(long, value_name = "SIGMA", allow_negative_numbers = true, help_heading = DRAWING)]
+    pub(crate) s_tmax: Option<f64>,
+
+    /// Factor of all noise that a sampler adds [default: 1]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, help_heading = DRAWING)]
+    pub(crate) s_noise: Option<f64>,
+
+    /// Which generator the seed starts: torch-cpu, or philox, whose seeds are those of CUDA and of A1111's NV and
+    /// GPU [default: torch-cpu]
+    #[arg(long, value_name = "SOURCE", value_parser = noise_sources(), ignore_case = true, hide_possible_values = true,
+          help_heading = DRAWING)]
+    pub(crate) noise: Option<NoiseSource>,
 
     /// Steps of the schedule, from 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true, help_heading = DRAWING)]
@@ -390,8 +433,35 @@ for this run, listens on a loopback address only, and prints an example to paste
 
 RUST_LOG sets how much is logged, as in RUST_LOG=debug.";
 
-fn samplers() -> impl TypedValueParser<Value = Sampler> {
-    PossibleValuesParser::new(Sampler::ALL.map(Sampler::name)).try_map(|name| name.parse())
+/// Reads a sampler in any spelling, with a schedule where the name holds one; offers the usual names.
+#[derive(Clone, Copy, Debug)]
+struct SamplerParser;
+
+impl TypedValueParser for SamplerParser {
+    type Value = (Sampler, Option<Schedule>);
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let parser = StringValueParser::new().try_map(|name| parse_sampler(&name));
+        parser.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Sampler::ALL.into_iter().map(|sampler| PossibleValue::new(sampler.name()))))
+    }
+}
+
+fn noise_sources() -> impl TypedValueParser<Value = NoiseSource> {
+    PossibleValuesParser::new(NoiseSource::ALL.map(NoiseSource::name)).try_map(|name| name.parse())
+}
+
+fn styles() -> impl TypedValueParser<Value = String> {
+    let names = StylePreset::ALL.map(|style| PossibleValue::new(style.name));
+    PossibleValuesParser::new(names.into_iter().chain([PossibleValue::new("").hide(true)]))
 }
 
 fn schedules() -> impl TypedValueParser<Value = Schedule> {
@@ -435,11 +505,13 @@ mod tests {
     }
 
     #[test]
-    fn samplers_are_read_in_any_case() {
-        let typed = ["pentimento", "generate", "-p", "x", "--sampler", "k_dpmpp_2m", "--out", "o.png"];
-        let Command::Generate(args) = Cli::try_parse_from(typed).expect("it parses").command else {
-            panic!("another command");
-        };
-        assert_eq!(args.sampler, Some(Sampler::KDpmpp2m));
+    fn samplers_are_read_in_any_spelling() {
+        for (name, schedule) in [("k_dpmpp_2m", None), ("DPM++ 2M Karras", Some(Schedule::Karras))] {
+            let typed = ["pentimento", "generate", "-p", "x", "--sampler", name, "--out", "o.png"];
+            let Command::Generate(args) = Cli::try_parse_from(typed).expect("it parses").command else {
+                panic!("another command");
+            };
+            assert_eq!(args.sampler, Some((Sampler::KDpmpp2m, schedule)));
+        }
     }
 }

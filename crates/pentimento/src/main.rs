@@ -19,6 +19,7 @@ mod places;
 mod progress;
 mod serve;
 mod source;
+mod styles;
 mod words;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -43,6 +44,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args),
         Command::Models(args) => models::run(&args.command),
         Command::Lora(args) => lora::run(&args.command),
+        Command::Styles => styles::run(),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command.as_deref()),
     }

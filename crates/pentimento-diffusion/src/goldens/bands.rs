@@ -7,6 +7,7 @@ use crate::{
     vae::{Budget, Encoded, Vae},
 };
 use candle_core::Tensor;
+use pentimento_request::NoiseSource;
 
 /// More than any of these pictures needs.
 const AT_ONCE: Budget = Budget::of(1 << 30);
@@ -22,7 +23,7 @@ const TOLERANCE: f64 = 1e-5;
 const CASES: [(&str, usize, usize); 3] = [("tiny-sd15", 37, 9), ("default", 19, 11), ("tiny-taesd", 131, 5)];
 
 fn random(shape: [usize; 4]) -> Tensor {
-    Noise::new(3).draw(&shape).expect("noise")
+    Noise::new(NoiseSource::TorchCpu, 3).draw(&shape).expect("noise")
 }
 
 fn seen(encoded: Encoded) -> Tensor {

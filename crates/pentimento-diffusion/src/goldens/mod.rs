@@ -3,13 +3,18 @@
 //! The golden files lie in `reference/goldens`; `reference/README.md` tells how they were made and how to
 //! make them again. Tolerances are those of the parts, relative to the deviation of the expected values where
 //! that is what "close" means.
+//!
+//! Comparisons go through [`assert_close`] or [`measured`], which tell `ledger` the largest difference:
+//! `cargo xtask numerics` makes the table of docs/numerics.md of it. [`against`] names the row.
 
 mod bands;
 mod control;
 mod denoising;
+mod emphasis;
 mod families;
 mod filter;
 mod hires;
+mod ledger;
 mod lora;
 mod networks;
 mod noise;
@@ -26,6 +31,7 @@ use crate::{
     weights::{Scope, Weights},
 };
 use candle_core::{DType, Device, Tensor};
+use ledger::against;
 use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -140,8 +146,15 @@ fn relative_error(got: &Tensor, expected: &Tensor) -> f64 {
     largest / variance.sqrt().max(1e-12)
 }
 
+/// Whether `got` is within `tolerance` deviations of what was expected.
 #[track_caller]
 fn assert_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
-    let error = relative_error(got, expected);
-    assert!(error <= tolerance, "{what}: off by {error:.2e} deviations, allowed are {tolerance:.0e}");
+    measured(what, relative_error(got, expected), "deviations", tolerance);
+}
+
+/// Whether a difference, in any unit, is within `tolerance`.
+#[track_caller]
+fn measured(what: &str, difference: f64, unit: &'static str, tolerance: f64) {
+    ledger::record(difference, unit, tolerance);
+    assert!(difference <= tolerance, "{what}: off by {difference:.2e} {unit}, allowed are {tolerance:.0e}");
 }

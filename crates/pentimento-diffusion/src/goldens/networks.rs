@@ -1,6 +1,6 @@
 //! Tokenizer, text encoder, UNet and autoencoders against transformers and diffusers.
 
-use super::{Golden, assert_close, f32_root, files, part};
+use super::{Golden, against, assert_close, f32_root, files, part};
 use crate::{
     config::{TextConfig, UnetConfig, VaeConfig},
     text::TextEncoder,
@@ -47,6 +47,7 @@ fn chunks_are_framed_and_padded_as_diffusers_asks_for_them() {
 
 #[test]
 fn text_states_are_those_of_transformers() {
+    against("transformers CLIPTextModel", "text encoder");
     let golden = Golden::open("text");
     let positions = ids(&golden.case["positions"]);
     let positions = Tensor::new(positions, &candle_core::Device::Cpu).expect("positions");
@@ -68,6 +69,7 @@ fn text_states_are_those_of_transformers() {
 
 #[test]
 fn unets_predict_what_diffusers_predicts() {
+    against("diffusers UNet2DConditionModel", "UNet");
     for model in ["tiny-sd15", "tiny-sd21", "tiny-bf16-sharded", "default"] {
         let golden = Golden::open(&format!("unet/{model}"));
         let (config, weights) = part::<UnetConfig>(model, "unet", "diffusion_pytorch_model");
@@ -112,6 +114,7 @@ fn an_item_of_a_batch_has_the_bytes_that_it_has_alone() {
 
 #[test]
 fn autoencoders_encode_and_decode_as_diffusers_does() {
+    against("diffusers AutoencoderKL, AutoencoderTiny", "autoencoders");
     let golden = Golden::open("vae");
     for (model, sizes) in golden.case.as_object().expect("models") {
         let (mut config, weights) = part::<VaeConfig>(model, "vae", "diffusion_pytorch_model");

@@ -1,17 +1,18 @@
-//! Noise against `torch.randn`.
+//! Noise against `torch.randn`, on a CPU and as CUDA draws it.
 
-use super::Golden;
+use super::{Golden, against, measured};
 use crate::noise::Noise;
 use candle_core::Tensor;
+use pentimento_request::NoiseSource;
 use serde_json::Value;
 
 /// Absolute.
-const TOLERANCE: f32 = 1e-6;
+const TOLERANCE: f64 = 1e-6;
 
-fn largest_difference(got: &Tensor, expected: &Tensor) -> f32 {
+fn largest_difference(got: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(got.dims(), expected.dims());
     let difference = (got - expected).and_then(|difference| difference.abs()?.flatten_all()?.max(0));
-    difference.and_then(|largest| largest.to_scalar()).expect("f32 values")
+    f64::from(difference.and_then(|largest| largest.to_scalar::<f32>()).expect("f32 values"))
 }
 
 fn seed(case: &Value) -> u64 {
@@ -22,29 +23,33 @@ fn shape(value: &Value) -> Vec<usize> {
     serde_json::from_value(value.clone()).expect("a shape")
 }
 
-#[test]
-fn single_draws_are_torchs() {
-    let golden = Golden::open("noise");
-    let cases = golden.case["single"].as_object().expect("cases");
-    assert!(cases.len() > 40);
-    for (name, case) in cases {
-        let drawn = Noise::new(seed(case)).draw(&shape(&case["shape"])).expect("noise");
-        let difference = largest_difference(&drawn, &golden.tensor(name));
-        assert!(difference <= TOLERANCE, "{name}: {difference:e}");
+/// Compares every draw of a golden file, single ones and those of sequences.
+fn compare(source: NoiseSource, name: &str) {
+    let golden = Golden::open(name);
+    let single = golden.case["single"].as_object().expect("cases");
+    let sequences = golden.case["sequences"].as_object().expect("cases");
+    assert!(single.len() >= 20 && !sequences.is_empty());
+    for (name, case) in single {
+        let drawn = Noise::new(source, seed(case)).draw(&shape(&case["shape"])).expect("noise");
+        measured(name, largest_difference(&drawn, &golden.tensor(name)), "absolute", TOLERANCE);
+    }
+    for (prefix, case) in sequences {
+        let mut noise = Noise::new(source, seed(case));
+        for (index, dims) in case["shapes"].as_array().expect("shapes").iter().enumerate() {
+            let (drawn, name) = (noise.draw(&shape(dims)).expect("noise"), format!("{prefix}.{index}"));
+            measured(&name, largest_difference(&drawn, &golden.tensor(&name)), "absolute", TOLERANCE);
+        }
     }
 }
 
 #[test]
-fn sequences_of_draws_are_torchs() {
-    let golden = Golden::open("noise");
-    let cases = golden.case["sequences"].as_object().expect("cases");
-    assert!(!cases.is_empty());
-    for (prefix, case) in cases {
-        let mut noise = Noise::new(seed(case));
-        for (index, dims) in case["shapes"].as_array().expect("shapes").iter().enumerate() {
-            let drawn = noise.draw(&shape(dims)).expect("noise");
-            let difference = largest_difference(&drawn, &golden.tensor(&format!("{prefix}.{index}")));
-            assert!(difference <= TOLERANCE, "{prefix}.{index}: {difference:e}");
-        }
-    }
+fn draws_are_those_of_torch_on_a_cpu() {
+    against("torch.randn on a CPU", "noise `torch-cpu`");
+    compare(NoiseSource::TorchCpu, "noise");
+}
+
+#[test]
+fn draws_are_those_of_torch_on_cuda() {
+    against("torch.randn on CUDA, written again in numpy", "noise `philox`");
+    compare(NoiseSource::Philox, "philox");
 }

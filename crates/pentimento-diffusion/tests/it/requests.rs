@@ -4,7 +4,7 @@ use crate::TINY;
 use pentimento_request::{
     Cancel, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GeneratedImage, GenerationRequest,
     Generator, GuidanceScale, Mask, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Quiet, Region,
-    Sampler, Size, SolverOptions, Span, Stage, StepReport, Steps, Strength, Task, Untouched,
+    Sampler, Schedule, Size, SolverOptions, Span, Stage, StepReport, Steps, Strength, Task, Untouched,
 };
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -213,13 +213,83 @@ fn sizes_are_exact_or_brought_to_what_was_asked() {
     assert_eq!((receipt.worked_at, receipt.size), (size(64, 64), size(64, 64)));
 }
 
+fn with_solver(solver: SolverOptions) -> GenerationRequest {
+    GenerationRequest { solver, ..text_to_image(&[("a cat", 1.0)]) }
+}
+
+#[test]
+fn every_sampler_draws_with_every_schedule() {
+    let init = picture(size(64, 64), Channels::Rgb);
+    for sampler in Sampler::ALL {
+        for schedule in Schedule::ALL {
+            let request = GenerationRequest {
+                sampler: Some(sampler),
+                schedule: Some(schedule),
+                steps: Steps::new(3).expect("steps"),
+                solver: SolverOptions { s_churn: 1.0, ..SolverOptions::USUAL },
+                guidance_scale: GuidanceScale::new(1.0).expect("a scale"),
+                task: Task::ImageToImage {
+                    init: init.clone(),
+                    span: Span::of(Strength::new(0.7).expect("a strength")),
+                },
+                ..text_to_image(&[("a cat", 1.0)])
+            };
+            let receipt = draw(&request).receipt;
+            assert_eq!((receipt.sampler, receipt.schedule, receipt.steps_run), (sampler, schedule, 2));
+        }
+    }
+}
+
+#[test]
+fn noise_emphasis_and_clip_skip_change_the_picture_and_stand_in_the_receipt() {
+    let base =
+        || GenerationRequest { syntax: PromptSyntax::Plain, ..text_to_image(&[("a (red:1.4) cat", 1.0)]) };
+    let plain = draw(&base());
+    let philox = draw(&GenerationRequest { noise: NoiseSource::Philox, ..base() });
+    let emphasis = draw(&GenerationRequest { syntax: PromptSyntax::Emphasis, ..base() });
+    let skipping = ClipSkip::new(2).expect("a layer");
+    let skipped = draw(&GenerationRequest { clip_skip: skipping, ..base() });
+    for other in [&philox, &emphasis, &skipped] {
+        assert!(other.picture != plain.picture);
+    }
+    assert_eq!(philox.receipt.noise, NoiseSource::Philox);
+    assert_eq!(emphasis.receipt.syntax, PromptSyntax::Emphasis);
+    assert_eq!(skipped.receipt.clip_skip, skipping);
+    // "a red cat" has three tokens, and what the plain reading sees of the brackets is more.
+    assert_eq!(emphasis.receipt.prompts[0].chunks, [3]);
+    assert!(plain.receipt.prompts[0].chunks[0] > 3);
+}
+
 #[test]
 fn requests_that_cannot_be_are_refused_by_field() {
     let base = || text_to_image(&[("a cat", 1.0)]);
     let odd_mask = mask(size(32, 32));
     for (request, kind, word) in [
         (GenerationRequest { model: "x".into(), ..base() }, ErrorKind::ModelNotFound, "'x'"),
-        (GenerationRequest { sampler: Some(Sampler::KHeun), ..base() }, ErrorKind::Unsupported, "K_HEUN"),
+        (
+            with_solver(SolverOptions { eta: Some(1.5), ..SolverOptions::USUAL }),
+            ErrorKind::InvalidRequest,
+            "eta",
+        ),
+        (
+            with_solver(SolverOptions { s_churn: f64::NAN, ..SolverOptions::USUAL }),
+            ErrorKind::InvalidRequest,
+            "s_churn",
+        ),
+        (
+            GenerationRequest { clip_skip: ClipSkip::new(4).expect("a layer"), ..base() },
+            ErrorKind::InvalidRequest,
+            "clip_skip",
+        ),
+        (
+            GenerationRequest {
+                sampler: Some(Sampler::Lcm),
+                steps: Steps::new(51).expect("steps"),
+                ..base()
+            },
+            ErrorKind::InvalidRequest,
+            "LCM",
+        ),
         (
             GenerationRequest { canvas: Canvas::Exact(Some(size(65, 64))), ..base() },
             ErrorKind::InvalidRequest,

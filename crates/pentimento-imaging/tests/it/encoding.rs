@@ -1,6 +1,8 @@
 use crate::fixtures::{Bytes, GENEROUS, prompt, receipt, size};
 use pentimento_imaging::{Format, ImageErrorKind, decode, encode, parameters, read_receipt, sniff, to_json};
-use pentimento_request::{Channels, Picture, Receipt, Sampler};
+use pentimento_request::{
+    Channels, ClipSkip, NoiseSource, Picture, Receipt, Sampler, Schedule, SolverOptions,
+};
 use serde_json::json;
 use std::io::Cursor;
 
@@ -97,6 +99,10 @@ fn json_says_everything() {
         "seed": 18_446_744_073_709_551_615_u64,
         "sampler": "K_DPMPP_2M",
         "schedule": "trailing",
+        "solver": { "eta": null, "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": "inf", "s_noise": 1.0 },
+        "noise": "torch-cpu",
+        "prompt_syntax": "plain",
+        "clip_skip": 1,
         "steps": 20,
         "steps_run": 12,
         "sigmas": ["inf", 1.5, 0.0],
@@ -142,7 +148,7 @@ fn parameters_read_as_a1111_writes_them() {
         parameters(&Receipt { hires: None, ..receipt() }),
         "a red house\nNegative prompt: fog\nSteps: 20, Sampler: DPM++ 2M, CFG scale: 7.1, \
          Seed: 18446744073709551615, Size: 129x65, Model hash: 0123456789, Model: tiny, \
-         Denoising strength: 0.6, Version: pentimento 0.1.0"
+         Denoising strength: 0.6, RNG: CPU, Version: pentimento 0.1.0"
     );
     let plain = Receipt {
         task: "text-to-image",
@@ -156,8 +162,26 @@ fn parameters_read_as_a1111_writes_them() {
         parameters(&plain),
         "sea :1 AND sky :0.5\nSteps: 20, Sampler: DPM++ 2M, CFG scale: 7, \
          Seed: 18446744073709551615, Size: 129x65, Model hash: 0123456789, Model: \"a, b\", \
-         Version: pentimento 0.1.0"
+         RNG: CPU, Version: pentimento 0.1.0"
     );
+}
+
+#[test]
+fn settings_have_the_names_that_a1111_gives_them() {
+    let set = Receipt {
+        sampler: Sampler::KHeun,
+        schedule: Schedule::Karras,
+        clip_skip: ClipSkip::new(2).expect("a layer"),
+        noise: NoiseSource::Philox,
+        solver: SolverOptions { eta: Some(0.5), s_churn: 4.0, ..SolverOptions::USUAL },
+        ..receipt()
+    };
+    let text = parameters(&set);
+    for part in
+        ["Sampler: Heun, Schedule type: Karras,", "Clip skip: 2, Eta: 0.5, Sigma churn: 4, RNG: NV, Version"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]

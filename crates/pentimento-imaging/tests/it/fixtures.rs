@@ -2,8 +2,8 @@
 
 use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
-    Channels, ControlReport, LoraReport, Mask, Picture, PromptReport, Receipt, Sampler, Schedule,
-    SecondPassReport, Size, Stage, StageTiming, Verdict,
+    Channels, ClipSkip, ControlReport, LoraReport, Mask, NoiseSource, Picture, PromptReport, PromptSyntax,
+    Receipt, Sampler, Schedule, SecondPassReport, Size, SolverOptions, Stage, StageTiming, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -66,6 +66,10 @@ pub(crate) fn receipt() -> Receipt {
         seed: u64::MAX,
         sampler: Sampler::KDpmpp2m,
         schedule: Schedule::Trailing,
+        solver: SolverOptions::USUAL,
+        noise: NoiseSource::TorchCpu,
+        syntax: PromptSyntax::Plain,
+        clip_skip: ClipSkip::LAST,
         steps: 20,
         steps_run: 12,
         sigmas: vec![f64::INFINITY, 1.5, 0.0],

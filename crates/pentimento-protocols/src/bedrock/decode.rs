@@ -5,10 +5,9 @@
 
 use super::{
     fault::Fault,
-    styles::StylePreset,
     wire::{ClipGuidance, InitImageMode, InvokeBody, TextPrompt},
 };
-use crate::{ModelProfile, Seed};
+use crate::{ModelProfile, Seed, StylePreset};
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},

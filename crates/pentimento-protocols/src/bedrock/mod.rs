@@ -15,7 +15,6 @@ mod media;
 mod models;
 mod schema;
 mod sigv4;
-mod styles;
 mod wire;
 
 pub use auth::{AccessKey, Auth, Keyring};

@@ -2,10 +2,8 @@
 //!
 //! Ranges are those of the vendor's SDXL 1.0 pages. Absent members are `None`: defaults are the decoder's.
 
-use super::{
-    schema::{Members, Range, UnknownKeys},
-    styles::{self, StylePreset},
-};
+use super::schema::{Members, Range, UnknownKeys};
+use crate::StylePreset;
 use pentimento_imaging::MaskSource;
 use pentimento_request::Sampler;
 use serde_json::{Map, Value};
@@ -119,7 +117,7 @@ impl InvokeBody {
             mask_image: members.string("mask_image", None),
             cfg_scale: members.number("cfg_scale", Range { min: 0.0, max: 35.0 }),
             clip_guidance_preset: members.name("clip_guidance_preset", &CLIP_GUIDANCE_PRESETS),
-            sampler: members.name("sampler", &Sampler::ALL.map(|sampler| (sampler.name(), sampler))),
+            sampler: members.name("sampler", &Sampler::of_stability().map(named).collect::<Vec<_>>()),
             samples: members.integer("samples", Range { min: 1.0, max: 1.0 }),
             seed: members.integer("seed", Range { min: 0.0, max: u32::MAX.into() }),
             steps: members.integer("steps", Range { min: 10.0, max: 50.0 }),
@@ -136,6 +134,10 @@ impl TextPrompt {
         let weight = members.number("weight", WEIGHT);
         Some(Self { text: text?, weight })
     }
+}
+
+fn named(sampler: Sampler) -> (&'static str, Sampler) {
+    (sampler.name(), sampler)
 }
 
 /// Which members must be there depends on the operation, which shows by its own members.
@@ -161,7 +163,7 @@ fn take_size(members: &mut Members) -> [Option<u64>; 2] {
 
 /// A style. Clients without one send an empty name.
 fn take_style(members: &mut Members) -> Option<StylePreset> {
-    let mut names = styles::ALL.map(|style| (style.name, Some(style))).to_vec();
+    let mut names = StylePreset::ALL.map(|style| (style.name, Some(style))).to_vec();
     names.push(("", None));
     members.name("style_preset", &names)?
 }

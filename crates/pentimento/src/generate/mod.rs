@@ -19,9 +19,9 @@ use crate::{
 use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
-    Cancel, ClipSkip, Conditioning, Control, ControlNetwork, ErrorKind, GenerateError, GeneratedImage,
-    GenerationRequest, Generator, Hint, Lora, Mask, NoiseSource, Picture, PromptSyntax, Receipt,
-    SolverOptions, Strength, Task, Verdict,
+    Cancel, Conditioning, Control, ControlNetwork, ErrorKind, GenerateError, GeneratedImage,
+    GenerationRequest, Generator, Hint, Lora, Mask, Picture, Receipt,
+    Strength, Task, Verdict,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
@@ -188,11 +188,11 @@ fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {
         steps: plan.steps,
         guidance_scale: plan.guidance_scale,
         guidance_rescale: plan.guidance_rescale,
-        syntax: PromptSyntax::Emphasis,
-        clip_skip: ClipSkip::LAST,
+        syntax: plan.syntax,
+        clip_skip: plan.clip_skip,
         hires: plan.hires,
-        solver: SolverOptions::USUAL,
-        noise: NoiseSource::TorchCpu,
+        solver: plan.solver,
+        noise: plan.noise,
         conditioning: Conditioning::none(),
         filter: plan.filter,
         seed: plan.seed,

@@ -7,9 +7,10 @@ use crate::{
     source::DEFAULT,
 };
 use pentimento_imaging::{Format, MaskSource};
+use pentimento_protocols::StylePreset;
 use pentimento_request::{
-    Canvas, FilterMode, GuidanceScale, Hires, Prompt, Region, Sampler, Schedule, Size, Span, Steps, Strength,
-    Untouched,
+    Canvas, ClipSkip, FilterMode, GuidanceScale, Hires, NoiseSource, Prompt, PromptSyntax, Region, Sampler,
+    Schedule, Size, SolverOptions, Span, Steps, Strength, Untouched,
 };
 use std::path::{Path, PathBuf};
 
@@ -33,8 +34,12 @@ pub(super) struct Plan {
     pub(super) drawn: Option<Drawn>,
     pub(super) steering: Steering,
     pub(super) canvas: Canvas,
+    pub(super) syntax: PromptSyntax,
+    pub(super) clip_skip: ClipSkip,
     pub(super) sampler: Option<Sampler>,
     pub(super) schedule: Option<Schedule>,
+    pub(super) solver: SolverOptions,
+    pub(super) noise: NoiseSource,
     pub(super) steps: Steps,
     pub(super) guidance_scale: GuidanceScale,
     pub(super) guidance_rescale: f32,
@@ -80,8 +85,13 @@ impl Plan {
             drawn: drawn(args)?,
             steering: Steering::resolve(&args.steering, args.init.is_some())?,
             canvas: canvas(args)?,
-            sampler: args.sampler,
-            schedule: args.schedule,
+            syntax: if args.plain_prompt || args.raw { PromptSyntax::Plain } else { PromptSyntax::Emphasis },
+            clip_skip: ClipSkip::new(args.clip_skip.unwrap_or(1))
+                .map_err(|error| format!("--clip-skip: {error}"))?,
+            sampler: args.sampler.map(|(sampler, _)| sampler),
+            schedule: schedule(args)?,
+            solver: solver(args)?,
+            noise: args.noise.unwrap_or(NoiseSource::TorchCpu),
             steps: Steps::new(args.steps).map_err(|error| format!("--steps: {error}"))?,
             guidance_scale: GuidanceScale::new(args.cfg).map_err(|error| format!("--cfg: {error}"))?,
             guidance_rescale: share("--guidance-rescale", args.guidance_rescale)?,
@@ -112,7 +122,40 @@ fn prompts(args: &GenerateArgs) -> Result<Vec<Prompt>, String> {
         })?;
         prompts.push(Prompt { text: pair[1].clone(), weight });
     }
+    // clap let only known names and the empty one through.
+    if let Some(style) = args.style.as_deref().and_then(|name| name.parse::<StylePreset>().ok()) {
+        let shown = prompts.iter_mut().filter(|prompt| prompt.weight > 0.0);
+        shown.for_each(|prompt| prompt.text = style.applied_to(&prompt.text));
+    }
     Ok(prompts)
+}
+
+/// The schedule that was named, by itself or behind a sampler's name.
+fn schedule(args: &GenerateArgs) -> Result<Option<Schedule>, String> {
+    let of_sampler = args.sampler.and_then(|(_, schedule)| schedule);
+    match (args.schedule, of_sampler) {
+        (Some(named), Some(other)) if named != other => {
+            Err(format!("--schedule: the --sampler's name says {other}, not {named}: leave one of them out"))
+        }
+        (named, other) => Ok(named.or(other)),
+    }
+}
+
+fn solver(args: &GenerateArgs) -> Result<SolverOptions, String> {
+    let within = |option: &str, given: Option<f64>, most: f64| match given {
+        Some(value) if !(0.0..=most).contains(&value) => {
+            Err(format!("{option}: {value} is not possible: it goes from 0 to {most}"))
+        }
+        given => Ok(given),
+    };
+    let usual = SolverOptions::USUAL;
+    Ok(SolverOptions {
+        eta: within("--eta", args.eta, 1.0)?,
+        s_churn: within("--s-churn", args.s_churn, 1000.0)?.unwrap_or(usual.s_churn),
+        s_tmin: within("--s-tmin", args.s_tmin, f64::INFINITY)?.unwrap_or(usual.s_tmin),
+        s_tmax: within("--s-tmax", args.s_tmax, f64::INFINITY)?.unwrap_or(usual.s_tmax),
+        s_noise: within("--s-noise", args.s_noise, 10.0)?.unwrap_or(usual.s_noise),
+    })
 }
 
 fn drawn(args: &GenerateArgs) -> Result<Option<Drawn>, String> {
@@ -273,6 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn a_style_is_put_around_what_shall_be_seen() {
+        let styled = plan("-p a -n b --style ANIME -o a.png").expect("it is right").prompts;
+        assert_eq!(styled[0].text, "a, anime, clean line work, cel shading");
+        assert_eq!(styled[1].text, "b");
+        let typed = ["pentimento", "generate", "-p", "a", "--style", "", "-o", "a.png"];
+        let command = Cli::try_parse_from(typed).expect("an empty style is none").command;
+        let Command::Generate(args) = command else { panic!("another command") };
+        assert_eq!(Plan::resolve(&args).expect("it is right").prompts[0].text, "a");
+    }
+
+    #[test]
+    fn sampling_is_what_was_typed() {
+        let typed =
+            "-p a -o a.png --sampler dpm++_2m_karras --noise PHILOX --clip-skip 2 --eta 0.5 --s-tmax 9";
+        let plan = plan(typed).expect("it is right");
+        assert_eq!((plan.sampler, plan.schedule), (Some(Sampler::KDpmpp2m), Some(Schedule::Karras)));
+        assert_eq!((plan.noise, plan.clip_skip.get()), (NoiseSource::Philox, 2));
+        let solver = SolverOptions { eta: Some(0.5), s_tmax: 9.0, ..SolverOptions::USUAL };
+        assert_eq!((plan.solver, plan.syntax), (solver, PromptSyntax::Emphasis));
+        for option in ["--raw", "--plain-prompt"] {
+            let plain = super::tests::plan(&format!("-p (a) -o a.png {option}")).expect("it is right");
+            assert_eq!(plain.syntax, PromptSyntax::Plain);
+        }
+    }
+
+    #[test]
     fn texts_become_weighted_prompts() {
         let plan = plan("-p a -p b -n c --weighted -2.5 d --weighted 0 e -o a.png").expect("it is right");
         let seen: Vec<_> = plan.prompts.iter().map(|prompt| (prompt.text.as_str(), prompt.weight)).collect();
@@ -338,6 +407,10 @@ mod tests {
             ("-p x -o a.png --guidance-rescale 2", "--guidance-rescale"),
             ("-p x -o a.png --size 100x64", "as in 104x64"),
             ("-p x -o a.png -i i.png --strength 1.5", "--strength"),
+            ("-p x -o a.png --clip-skip 13", "--clip-skip"),
+            ("-p x -o a.png --eta 1.5", "--eta"),
+            ("-p x -o a.png --s-churn NaN", "--s-churn"),
+            ("-p x -o a.png --sampler dpm++2mkarras --schedule leading", "leave one of them out"),
             ("-p x -o a.bmp", ".bmp"),
             ("--weighted rose 2 -o a.png", "'rose' is not a weight"),
             ("--weighted inf rose -o a.png", "'inf' is not a weight"),

@@ -61,7 +61,7 @@ fn in_millions(count: u64) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces apart; nothing trails.
-fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
+pub(crate) fn table<const N: usize>(rows: Vec<[String; N]>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..N).map(width).collect();
     let mut text = String::new();

@@ -1,15 +1,13 @@
-//! Gaussian noise as `torch.randn` draws it on a CPU: the same seed gives the same picture as the reference.
+//! Standard normal values as `torch.randn` draws them on a CPU.
 //!
-//! Source: Matsumoto & Nishimura 1998 (MT19937); Box & Muller 1958; the two algorithms of PyTorch's
-//! `normal_` kernels: below 16 values one by one in f64, from 16 on in blocks of 16 in f32.
+//! Source: Matsumoto & Nishimura 1998 (MT19937); Box & Muller 1958; the two algorithms of PyTorch's `normal_`
+//! kernels: below 16 values one by one in f64, from 16 on in blocks of 16 in f32.
 
-use crate::error::Result;
-use candle_core::{Device, Tensor};
 use std::f64::consts::TAU;
 
-/// A stream of draws from one seed. Nothing else in the engine is random.
+/// The stream of PyTorch's CPU generator.
 #[derive(Clone)]
-pub(crate) struct Noise {
+pub(super) struct TorchCpu {
     words: MersenneTwister,
     /// The second value of a pair that the one-by-one algorithm computed and did not yet hand out.
     spare: Option<f64>,
@@ -18,17 +16,15 @@ pub(crate) struct Noise {
 /// Number of values from which on PyTorch draws in blocks.
 const BLOCK: usize = 16;
 
-impl Noise {
-    /// The stream of this seed. As in PyTorch's CPU generator only the lower 32 bits count.
-    pub(crate) fn new(seed: u64) -> Self {
+impl TorchCpu {
+    /// The stream of this seed, of which only the lower 32 bits count.
+    pub(super) fn new(seed: u64) -> Self {
         Self { words: MersenneTwister::new(seed as u32), spare: None }
     }
 
-    /// Standard normal values of this shape.
-    pub(crate) fn draw(&mut self, shape: &[usize]) -> Result<Tensor> {
-        let count = shape.iter().product();
-        let values = if count < BLOCK { self.one_by_one(count) } else { self.in_blocks(count) };
-        Tensor::from_vec(values, shape, &Device::Cpu)
+    /// The next `count` values.
+    pub(super) fn draw(&mut self, count: usize) -> Vec<f32> {
+        if count < BLOCK { self.one_by_one(count) } else { self.in_blocks(count) }
     }
 
     fn one_by_one(&mut self, count: usize) -> Vec<f32> {
@@ -149,8 +145,8 @@ mod tests {
 
     #[test]
     fn an_odd_draw_keeps_its_spare_value_for_the_next() {
-        let mut together = Noise::new(7);
-        let mut apart = Noise::new(7);
+        let mut together = TorchCpu::new(7);
+        let mut apart = TorchCpu::new(7);
         let all = together.one_by_one(4);
         let parts = [apart.one_by_one(1), apart.one_by_one(3)].concat();
         assert_eq!(all, parts);
