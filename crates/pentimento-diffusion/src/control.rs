@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use std::{
     cell::Cell,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// A control network's files, opened.
@@ -28,7 +28,7 @@ pub struct ControlFile {
     /// `None` for a single file.
     config: Option<ControlConfig>,
     weights: Weights,
-    hash: OnceLock<String>,
+    hash: String,
 }
 
 /// What `config.json` of a `ControlNetModel` says beside what a UNet's says.
@@ -71,20 +71,16 @@ impl ControlFile {
         if path.ends_with(".safetensors") {
             // Every published network has two residual blocks a level: those of SD 1.x, 2.x and XL.
             let weights = Weights::open_file(files, path, |stored| from_original(stored, LAYERS))?;
-            return Ok(Self { label, config: None, weights, hash: OnceLock::new() });
+            return Ok(Self { label, config: None, hash: hash_of(&weights)?, weights });
         }
         let config = ControlConfig::read(files, &format!("{path}/config.json"))?;
         let weights = Weights::open(files, path, "diffusion_pytorch_model")?;
-        Ok(Self { label, config: Some(config), weights, hash: OnceLock::new() })
+        Ok(Self { label, config: Some(config), hash: hash_of(&weights)?, weights })
     }
 
     /// SHA-256 over the weights, in hexadecimal.
     pub fn hash(&self) -> &str {
-        self.hash.get_or_init(|| {
-            let mut hash = Sha256::new();
-            self.weights.hash_into(&mut hash);
-            crate::generate::hex(&hash.finalize())
-        })
+        &self.hash
     }
 
     /// Binds the weights to control a network of this configuration.
@@ -344,6 +340,12 @@ impl Controls<'_> {
         }
         Ok(sum)
     }
+}
+
+fn hash_of(weights: &Weights) -> Result<String, LoadError> {
+    let mut hash = Sha256::new();
+    weights.hash_into(&mut hash)?;
+    Ok(crate::generate::hex(&hash.finalize()))
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 //! Files are named by their path inside the model (`unet/config.json`), with `/` on every system.
 
 use crate::{
+    blob::Blob,
     error::{LoadError, LoadErrorKind},
     weights::Weights,
 };
-use pentimento_kernels::MappedFile;
 use std::{io, ops::Deref, path::PathBuf, sync::Arc};
 
 /// The files of a model in diffusers layout.
@@ -14,11 +14,19 @@ pub trait ModelFiles: Send + Sync {
     /// How messages name a file: its path on disk, or its name in the binary.
     fn describe(&self, path: &str) -> String;
 
-    /// The bytes of a file, memory-mapped where that can be; `None` when there is none.
+    /// The bytes of a file; `None` when there is none.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
     fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError>;
+
+    /// A file of weights, to be read piece by piece; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be opened.
+    fn open(&self, path: &str) -> Result<Option<Blob>, LoadError> {
+        Ok(self.read(path)?.map(|bytes| Blob::held(self.describe(path), bytes)))
+    }
 
     /// The names of the files in a folder of the model, sorted; empty when there is none.
     ///
@@ -40,15 +48,13 @@ pub trait ModelFiles: Send + Sync {
 pub enum Bytes {
     /// Part of the binary.
     Static(&'static [u8]),
-    /// A mapped file.
-    Mapped(Arc<MappedFile>),
-    /// Made in memory.
-    Made(Arc<[u8]>),
+    /// In memory.
+    Held(Arc<[u8]>),
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::Made(bytes.into())
+        Self::Held(bytes.into())
     }
 }
 
@@ -58,8 +64,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Static(bytes) => bytes,
-            Self::Mapped(file) => file,
-            Self::Made(bytes) => bytes,
+            Self::Held(bytes) => bytes,
         }
     }
 }
@@ -85,16 +90,21 @@ impl ModelFiles for Folder {
     }
 
     fn read(&self, path: &str) -> Result<Option<Bytes>, LoadError> {
+        match std::fs::read(self.0.join(path)) {
+            Ok(bytes) => Ok(Some(Bytes::from(bytes))),
+            Err(error) if is_no_file(&error) => Ok(None),
+            Err(error) => Err(self.failed(path, error)),
+        }
+    }
+
+    fn open(&self, path: &str) -> Result<Option<Blob>, LoadError> {
         let full = self.0.join(path);
-        match std::fs::metadata(&full) {
-            // An empty file cannot be mapped, and is as good as cut off.
-            Ok(meta) if meta.is_file() && meta.len() == 0 => Ok(Some(Bytes::Static(&[]))),
-            Ok(meta) if meta.is_file() => match MappedFile::open(&full) {
-                Ok(file) => Ok(Some(Bytes::Mapped(Arc::new(file)))),
-                Err(error) => Err(self.failed(path, error)),
-            },
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        if full.is_dir() {
+            return Ok(None);
+        }
+        match Blob::open(self.describe(path), &full) {
+            Ok(blob) => Ok(Some(blob)),
+            Err(error) if is_no_file(&error) => Ok(None),
             Err(error) => Err(self.failed(path, error)),
         }
     }
@@ -113,6 +123,14 @@ impl ModelFiles for Folder {
         names.sort();
         Ok(names)
     }
+}
+
+/// Whether there is nothing of this name that could be read, as opposed to something that cannot.
+fn is_no_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Files that are part of the binary: pairs of path and bytes.

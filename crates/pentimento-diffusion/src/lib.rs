@@ -9,6 +9,7 @@
 //! `samplers`, `guidance`, `latent_mask` are the diffusion; `filter` looks at what it drew; `plan`, `hires`, `canvas`,
 //! `prompt`, `placing`, `generate` turn a request into a run of them.
 
+mod blob;
 mod canvas;
 mod clip;
 mod conditioning;
@@ -19,6 +20,7 @@ mod error;
 mod files;
 mod filter;
 mod generate;
+mod gguf;
 mod guidance;
 mod hires;
 mod interruption;
@@ -50,6 +52,7 @@ mod weights;
 #[cfg(test)]
 mod goldens;
 
+pub use blob::Blob;
 pub use control::ControlFile;
 pub use error::{LoadError, LoadErrorKind};
 pub use files::{Bytes, Embedded, Folder, ModelFiles};

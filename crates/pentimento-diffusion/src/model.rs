@@ -151,7 +151,7 @@ struct Labels {
     scheduler: String,
 }
 
-/// A model's weight files; mapped, so keeping them costs no memory.
+/// A model's weight files, open and read piece by piece, so that keeping them costs no memory.
 struct PartWeights {
     texts: Vec<Weights>,
     unet: Weights,
@@ -322,15 +322,15 @@ impl PartWeights {
     }
 
     /// SHA-256 over the bytes of the weight files: text encoders, UNet, VAE; files that hold several count once.
-    fn hash(&self) -> String {
+    fn hash(&self) -> Result<String, LoadError> {
         let mut hash = Sha256::new();
         let parts: Vec<_> = self.texts.iter().chain([&self.unet, &self.vae]).collect();
         for (index, part) in parts.iter().enumerate() {
             if !parts[..index].iter().any(|before| before.shares_files_with(part)) {
-                part.hash_into(&mut hash);
+                part.hash_into(&mut hash)?;
             }
         }
-        crate::generate::hex(&hash.finalize())
+        Ok(crate::generate::hex(&hash.finalize()))
     }
 }
 
@@ -377,7 +377,7 @@ impl Model {
             packed,
             configs,
             weights,
-            hash,
+            hash: hash?,
         })
     }
 

@@ -5,12 +5,16 @@
 //! Source: the safetensors format; Micikevicius et al. 2022, "FP8 Formats for Deep Learning" (e4m3, e5m2).
 
 use crate::{
+    blob::Blob,
     error::{LoadError, LoadErrorKind},
-    files::{Bytes, ModelFiles},
+    files::ModelFiles,
 };
-use safetensors::{Dtype, SafeTensors};
-use sha2::{Digest, Sha256};
+use safetensors::{Dtype, tensor::Metadata};
+use sha2::Sha256;
 use std::collections::BTreeMap;
+
+/// Longest header in bytes: the format's own limit.
+const LONGEST_HEADER: u64 = 100_000_000;
 
 /// A tensor as a file describes it.
 #[derive(Clone, Debug)]
@@ -36,27 +40,24 @@ pub(crate) trait WeightSource: Send + Sync {
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError>;
 
     /// Feeds the bytes of all files to a hash.
-    fn hash_into(&self, hash: &mut Sha256);
+    ///
+    /// # Errors
+    /// When a file has changed since it was opened.
+    fn hash_into(&self, hash: &mut Sha256) -> Result<(), LoadError>;
 }
 
 /// One safetensors file, or the shards of one.
 pub(crate) struct SafetensorsFiles {
-    shards: Vec<Shard>,
+    shards: Vec<Blob>,
     tensors: BTreeMap<String, StoredTensor>,
     places: BTreeMap<String, Place>,
-}
-
-struct Shard {
-    /// As messages name it.
-    label: String,
-    bytes: Bytes,
 }
 
 /// Where a tensor's data lie.
 struct Place {
     shard: usize,
-    start: usize,
-    end: usize,
+    start: u64,
+    end: u64,
     dtype: Dtype,
 }
 
@@ -65,38 +66,39 @@ impl SafetensorsFiles {
     pub(crate) fn open(files: &dyn ModelFiles, paths: &[String]) -> Result<Self, LoadError> {
         let mut opened = Self { shards: Vec::new(), tensors: BTreeMap::new(), places: BTreeMap::new() };
         for path in paths {
-            let label = files.describe(path);
-            let missing = || LoadError::new(LoadErrorKind::Missing, format!("{label} is missing"));
-            let bytes = files.read(path)?.ok_or_else(missing)?;
-            opened.add(label, bytes)?;
+            let missing =
+                || LoadError::new(LoadErrorKind::Missing, format!("{} is missing", files.describe(path)));
+            opened.add(files.open(path)?.ok_or_else(missing)?)?;
         }
         Ok(opened)
     }
 
-    fn add(&mut self, label: String, bytes: Bytes) -> Result<(), LoadError> {
-        // This also checks that the tensors' data fill the file to its very end.
-        let (header_length, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            let message = format!("{label} is cut off or no safetensors file");
-            LoadError::caused_by(LoadErrorKind::Malformed, message, error)
-        })?;
-        // The header's length stands in eight bytes before it.
-        let data = header_length + 8;
+    /// Opens a file.
+    pub(crate) fn of(blob: Blob) -> Result<Self, LoadError> {
+        let mut opened = Self { shards: Vec::new(), tensors: BTreeMap::new(), places: BTreeMap::new() };
+        opened.add(blob)?;
+        Ok(opened)
+    }
+
+    fn add(&mut self, blob: Blob) -> Result<(), LoadError> {
+        let (data, header) = header(&blob)?;
         let shard = self.shards.len();
         for (name, info) in header.tensors() {
             let (start, end) = info.data_offsets;
-            let place = Place { shard, start: data + start, end: data + end, dtype: info.dtype };
+            let place =
+                Place { shard, start: data + start as u64, end: data + end as u64, dtype: info.dtype };
             let stored = StoredTensor { shape: info.shape.clone(), dtype: format!("{:?}", info.dtype) };
             self.tensors.insert(name.clone(), stored);
             self.places.insert(name, place);
         }
-        self.shards.push(Shard { label, bytes });
+        self.shards.push(blob);
         Ok(())
     }
 }
 
 impl WeightSource for SafetensorsFiles {
     fn label(&self) -> String {
-        let labels: Vec<&str> = self.shards.iter().map(|shard| shard.label.as_str()).collect();
+        let labels: Vec<&str> = self.shards.iter().map(Blob::label).collect();
         labels.join(", ")
     }
 
@@ -107,23 +109,43 @@ impl WeightSource for SafetensorsFiles {
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError> {
         let place = self.places.get(name).ok_or_else(|| absent(self, name))?;
         let shard = &self.shards[place.shard];
-        to_f32(place.dtype, &shard.bytes[place.start..place.end]).ok_or_else(|| {
+        to_f32(place.dtype, &shard.piece(place.start..place.end)?).ok_or_else(|| {
             let stored = place.dtype;
             LoadError::new(
                 LoadErrorKind::Unsupported,
                 format!(
                     "{}: tensor '{name}' is stored as {stored:?}; F32, F16, BF16, F8_E4M3 and F8_E5M2 are read",
-                    shard.label
+                    shard.label()
                 ),
             )
         })
     }
 
-    fn hash_into(&self, hash: &mut Sha256) {
-        for shard in &self.shards {
-            hash.update(&*shard.bytes);
-        }
+    fn hash_into(&self, hash: &mut Sha256) -> Result<(), LoadError> {
+        self.shards.iter().try_for_each(|shard| shard.hash_into(hash))
     }
+}
+
+/// A file's header, and where its data begin.
+fn header(blob: &Blob) -> Result<(u64, Metadata), LoadError> {
+    let broken =
+        |cause: &dyn std::fmt::Display| blob.broken(format!("is cut off or no safetensors file: {cause}"));
+    if blob.length() < 8 {
+        return Err(broken(&"it has no header"));
+    }
+    // The header's length stands before it.
+    let length = blob.piece(0..8)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    if length > LONGEST_HEADER || length > blob.length() - 8 {
+        return Err(broken(&format!("its header would have {length} bytes")));
+    }
+    let text = blob.piece(8..8 + length)?;
+    // This checks that the tensors' data follow one another, and that their lengths fit their shapes.
+    let header: Metadata = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
+    let (data, end) = (8 + length, 8 + length + header.data_len() as u64);
+    if end != blob.length() {
+        return Err(broken(&format!("it has {} bytes instead of {end}", blob.length())));
+    }
+    Ok((data, header))
 }
 
 /// The error of a tensor that is not there.

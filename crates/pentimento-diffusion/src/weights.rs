@@ -157,8 +157,8 @@ impl Weights {
     }
 
     /// Feeds the bytes of all files to a hash.
-    pub(crate) fn hash_into(&self, hash: &mut Sha256) {
-        self.source.hash_into(hash);
+    pub(crate) fn hash_into(&self, hash: &mut Sha256) -> Result<(), LoadError> {
+        self.source.hash_into(hash)
     }
 
     /// Whether both are parts of the same files.

@@ -1,4 +1,4 @@
-//! CPU kernels on slices: matrix products, convolution, attention, norms, activations, and mapped files.
+//! CPU kernels on slices: matrix products, convolution, attention, norms and activations.
 //!
 //! This crate knows no model and no tensor library. It is the only one in the workspace that may hold `unsafe`
 //! code, because vector instructions and tiles of one output shared by threads need it; each block states its
@@ -31,7 +31,6 @@ mod gemm;
 mod isa;
 mod linear;
 mod linear_geglu;
-mod mapped_file;
 mod matmul;
 mod norm;
 mod pack;
@@ -44,7 +43,6 @@ pub use conv::{ConvOptions, PackedConv, Padding, Upsample, conv2d, conv2d_output
 pub use isa::Isa;
 pub use linear::{Epilogue, linear};
 pub use linear_geglu::linear_geglu;
-pub use mapped_file::MappedFile;
 pub use matmul::{Layout, matmul};
 pub use norm::{ChannelNorm, NormActivation, add_channel_sums, group_norm, layer_norm};
 pub use pack::{PackedWeights, Precision, WeightsRef};

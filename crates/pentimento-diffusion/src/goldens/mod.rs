@@ -13,6 +13,7 @@ mod denoising;
 mod emphasis;
 mod families;
 mod filter;
+mod gguf;
 mod hires;
 mod ledger;
 mod lora;

@@ -1,4 +1,4 @@
-//! A whole model in one file (`.safetensors`), as model sites offer them, seen as the folder that it stands for.
+//! A whole model in one file (`.safetensors`, or `.gguf` with quantised weights), as model sites offer them, seen as the folder that it stands for.
 //!
 //! The family is found from names and shapes, the configurations follow from both, the tokenizer is CLIP's, which the
 //! engine carries. So everything behind [`ModelFiles`] reads such a file as it reads a folder in diffusers' layout.
@@ -11,9 +11,11 @@ mod tokenizer;
 pub(crate) use tokenizer::NOTICE as TOKENIZER_NOTICE;
 
 use crate::{
+    blob::Blob,
     config::read_json,
     error::{LoadError, LoadErrorKind},
-    files::{Bytes, Folder, ModelFiles},
+    files::{Bytes, ModelFiles},
+    gguf::GgufFile,
     source::{SafetensorsFiles, WeightSource},
     weights::{Origin, Weights},
 };
@@ -21,6 +23,7 @@ use family::Family;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -44,8 +47,7 @@ impl SingleFile {
     /// # Errors
     /// When it cannot be read, or when it is no model that this engine runs; the message says what was found.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
-        let (files, name) = beside(&path.into())?;
-        Self::of(Arc::new(SafetensorsFiles::open(&files, &[name])?))
+        Self::of(source_in(&path.into())?)
     }
 
     /// The model in a source whose names are those of whole models in one file.
@@ -143,8 +145,7 @@ impl WithVae {
     /// # Errors
     /// When it cannot be read, or when it holds no VAE.
     pub fn open(model: Box<dyn ModelFiles>, path: impl Into<PathBuf>) -> Result<Self, LoadError> {
-        let (files, name) = beside(&path.into())?;
-        let source: Arc<dyn WeightSource> = Arc::new(SafetensorsFiles::open(&files, &[name])?);
+        let source = source_in(&path.into())?;
         let label = source.label();
         let own: Value = match model.read("vae/config.json")? {
             Some(_) => read_json(&*model, "vae/config.json")?,
@@ -201,11 +202,15 @@ fn vae_tensors(stored: &names::Stored) -> Option<BTreeMap<String, Origin>> {
     Some(names::vae(stored, prefix))
 }
 
-/// A file's folder as files of a model, and its name there.
-fn beside(path: &Path) -> Result<(Folder, String), LoadError> {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .ok_or_else(|| LoadError::new(LoadErrorKind::Missing, format!("{} names no file", path.display())))?;
-    Ok((Folder::new(path.parent().unwrap_or_else(|| Path::new(""))), name))
+/// The tensors in a file, whose format shows in its first bytes.
+fn source_in(path: &Path) -> Result<Arc<dyn WeightSource>, LoadError> {
+    let label = path.display().to_string();
+    let blob = Blob::open(&label, path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::new(LoadErrorKind::Missing, format!("{label} is missing")),
+        _ => LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {label}"), error),
+    })?;
+    Ok(match GgufFile::is_one(&blob) {
+        true => Arc::new(GgufFile::open(blob)?),
+        false => Arc::new(SafetensorsFiles::of(blob)?),
+    })
 }

@@ -4,13 +4,12 @@
 //! - `conv`: convolutions, paddings, strides, upsampling
 //! - `attention`: masks, odd head sizes and token counts
 //! - `elementwise`: activations, softmax, norms
-//! - `mapped_file`, `speed`
+//! - `speed`
 
 mod attention;
 mod conv;
 mod elementwise;
 mod linear;
-mod mapped_file;
 mod speed;
 
 use pentimento_kernels::Isa;
