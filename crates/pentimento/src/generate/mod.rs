@@ -20,8 +20,7 @@ use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
     Cancel, Conditioning, Control, ControlNetwork, ErrorKind, GenerateError, GeneratedImage,
-    GenerationRequest, Generator, Hint, Lora, Mask, Picture, Receipt,
-    Strength, Task, Verdict,
+    GenerationRequest, Generator, Hint, Lora, Mask, Picture, Receipt, Strength, Task, Verdict,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
