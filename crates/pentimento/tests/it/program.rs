@@ -7,6 +7,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 use tempfile::TempDir;
 
@@ -24,8 +25,11 @@ pub(crate) fn program() -> Command {
     for variable in ["RUST_LOG", "HF_ENDPOINT", "HF_TOKEN"] {
         command.env_remove(variable);
     }
-    // The user's own models are no part of these tests.
-    command.env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR").to_owned() + "/no-data");
+    // The user's own models are no part of these tests, and no two servers share their tasks.
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let (process, number) = (std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+    let data = format!("{}/no-data/{process}-{number}", env!("CARGO_TARGET_TMPDIR"));
+    command.env("XDG_DATA_HOME", data);
     command
 }
 

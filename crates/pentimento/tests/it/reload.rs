@@ -57,7 +57,7 @@ fn a_changed_file_holds_at_once_and_a_wrong_one_not_at_all() {
     let fixed = config("four", "[limits]\nqueue = 3");
     folder.write("p.toml", fixed.as_bytes());
     until("what cannot be changed is told", || {
-        log().contains("a new value for [limits] and [connections] of the server")
+        log().contains("[limits], [results], [fetch] and [connections] of the server")
     });
     assert_eq!(ask(&server, "c", "four").0, 400);
     assert_eq!(server.end().0, Some(0));

@@ -83,7 +83,7 @@ fn mistakes_end_with_2_one_line_and_no_picture() {
         ("generate --out OUT", "--prompt"),
         ("generate --prompt x", "--out"),
         ("generate --prompt x --out OUT --sampler K_FOO", "K_DPMPP_2M"),
-        ("generate --prompt x --out OUT --schedule karras", "trailing"),
+        ("generate --prompt x --out OUT --schedule nosuch", "trailing"),
         ("generate --prompt x --out OUT --steps 0", "--steps"),
         ("generate --prompt x --out OUT --steps many", "'many'"),
         ("generate --prompt x --out OUT --cfg 36", "from 0 to 35"),
@@ -116,8 +116,14 @@ fn mistakes_end_with_2_one_line_and_no_picture() {
 fn what_the_engine_cannot_do_is_refused_by_name() {
     let folder = Folder::new();
     let out = folder.path("out.png");
-    let sampler = ["generate", "--prompt", "x", "--out", &out, "--sampler", "k_heun"];
-    run(&sampler).is_an_error(2, &["K_HEUN"]);
+    let scene = crate::program::repository("examples/scene.png").display().to_string();
+    let edges = ["generate", "--prompt", "x", "--out", &out, "--init", &scene, "--canny", "0.8"];
+    run(&edges).is_an_error(2, &["canny", "'default'"]);
+    let adapter = ["generate", "--prompt", "x", "--out", &out, "--lora", "nosuch=0.5"];
+    run(&adapter).is_an_error(2, &["nosuch"]);
+    let control =
+        ["generate", "--prompt", "x", "--out", &out, "--control", "nosuch=1", "--control-image", &scene];
+    run(&control).is_an_error(2, &["nosuch"]);
     let large = ["generate", "--prompt", "x", "--out", &out, "--size", "128x128", "--max-pixels", "1000"];
     run(&large).is_an_error(2, &["1000"]);
     assert_eq!(folder.names(), [""; 0]);
