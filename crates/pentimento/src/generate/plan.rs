@@ -207,7 +207,7 @@ fn canvas(args: &GenerateArgs) -> Result<Canvas, String> {
 /// little to draw another picture.
 const HIRES_STRENGTH: f64 = 0.5;
 
-/// SCALE[:STRENGTH[:STEPS]]
+/// `SCALE[:STRENGTH[:STEPS]]`
 fn hires(text: &str) -> Result<Hires, String> {
     let wrong = || format!("--hires: '{text}' is not SCALE[:STRENGTH[:STEPS]], as in 2, 1.5:0.6 or 2:0.6:20");
     let parts: Vec<&str> = text.split(':').collect();
