@@ -24,7 +24,6 @@ PROGRAMS = {
     "hires": False,
     "imaging": False,
     "faces": False,
-    "ip_adapter": False,
     "lora": False,
     "control": False,
 }  # whether it needs the embedded model
