@@ -15,8 +15,10 @@ mod clip;
 mod conditioning;
 mod config;
 mod control;
+mod convert;
 mod emphasis;
 mod error;
+mod faults;
 mod files;
 mod filter;
 mod generate;
@@ -54,11 +56,12 @@ mod goldens;
 
 pub use blob::Blob;
 pub use control::ControlFile;
+pub use convert::{StoredAs, convert};
 pub use error::{LoadError, LoadErrorKind};
 pub use files::{Bytes, Embedded, Folder, ModelFiles};
 pub use library::{EmptyLibrary, Library};
 pub use lora::{LoraFile, LoraSummary};
-pub use model::{LoadOptions, Model, ModelSummary, Part, Precision};
+pub use model::{LoadOptions, Model, ModelSummary, Part, Precision, Verification};
 pub use single_file::{SingleFile, WithVae};
 pub use weights::Weights;
 

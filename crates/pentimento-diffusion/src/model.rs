@@ -4,6 +4,10 @@ mod binding;
 
 pub(crate) use binding::Bound;
 
+mod verify;
+
+pub use verify::Verification;
+
 use crate::{
     canvas,
     config::{
@@ -11,6 +15,7 @@ use crate::{
     },
     control::{ControlCache, OwnControls},
     error::{LoadError, LoadErrorKind},
+    faults::Faults,
     files::ModelFiles,
     filter::{CHECKER, ContentFilter},
     interruption,
@@ -319,6 +324,16 @@ impl PartWeights {
             unet: Weights::open(files, "unet", "diffusion_pytorch_model")?,
             vae: Weights::open(files, "vae", "diffusion_pytorch_model")?,
         })
+    }
+
+    /// The same weights, which note what is wrong with them and go on.
+    fn noting(self, faults: &Faults) -> Self {
+        let Self { texts, unet, vae } = self;
+        Self {
+            texts: texts.into_iter().map(|text| text.noting(faults)).collect(),
+            unet: unet.noting(faults),
+            vae: vae.noting(faults),
+        }
     }
 
     /// SHA-256 over the bytes of the weight files: text encoders, UNet, VAE; files that hold several count once.

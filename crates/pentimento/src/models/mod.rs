@@ -1,8 +1,10 @@
 //! `pentimento models`: which there are, what one is, and how to get one.
 
 pub(crate) mod args;
+mod convert;
 mod list;
 mod pull;
+mod verify;
 
 use crate::{embedded::NOTICES, failure::Failure, output, places::Places, source::Source};
 use args::ModelsCommand;
@@ -18,6 +20,11 @@ pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
             let summary = Source::find(&model.model, &Places::typed(&model.data))?.inspect()?;
             if *json { format!("{:#}\n", as_json(&summary)) } else { as_table(&summary) }
         }
+        ModelsCommand::Verify { model, json } => {
+            let source = Source::find(&model.model, &Places::typed(&model.data))?;
+            return verify::run(&source, *json);
+        }
+        ModelsCommand::Convert(args) => return Ok(convert::run(args)?),
         ModelsCommand::Pull(args) => return pull::run(args),
         ModelsCommand::Licences => NOTICES.join("\n----\n\n"),
     };

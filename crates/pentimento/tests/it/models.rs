@@ -50,3 +50,49 @@ fn the_notices_travel_with_the_program() {
 fn an_unknown_name_lists_the_known_ones() {
     run(&["models", "inspect", "nosuch"]).is_an_error(1, &["'nosuch'", "default"]);
 }
+
+#[test]
+fn a_sound_model_is_verified_and_every_fault_of_a_broken_one_is_listed() {
+    let sound = run(&["models", "verify", "default"]).ended_well();
+    assert!(sound.text().contains("finite values") && sound.text().contains("sha256 "), "{}", sound.text());
+    let folder = Folder::new();
+    let model = folder.path("model");
+    crate::broken::copy_model(&model);
+    let config = folder.path("model/unet/config.json");
+    let text = fs::read_to_string(&config).expect("it is there");
+    fs::write(&config, text.replacen("\n  64,", "\n  96,", 1)).expect("it is changed");
+    let vae = folder.path("model/vae/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&vae).expect("it is there");
+    let end = bytes.len();
+    bytes[end - 2..].copy_from_slice(&0x7e00u16.to_le_bytes());
+    fs::write(&vae, bytes).expect("it is changed");
+    let broken = run(&["models", "verify", &model, "--json"]);
+    assert_eq!(broken.code, Some(1), "{}", broken.stderr);
+    let told: Value = serde_json::from_slice(&broken.stdout).expect("it is JSON");
+    let faults: Vec<_> =
+        told["faults"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert!(faults.iter().any(|fault| fault.contains("1 of ") && fault.contains("finite")), "{faults:?}");
+    assert!(faults.iter().filter(|fault| fault.contains("expected [96")).count() > 3, "{faults:?}");
+    assert_eq!(told["ok"], false);
+}
+
+#[test]
+fn a_converted_model_draws_the_same_and_nothing_is_overwritten() {
+    let folder = Folder::new();
+    let (wide, back) = (folder.path("wide"), folder.path("back"));
+    run(&["models", "convert", "default", &wide, "--dtype", "f32"]).ended_well();
+    run(&["models", "convert", &wide, &back]).ended_well();
+    run(&["models", "convert", "default", &back]).is_an_error(1, &["is there already", "--force"]);
+    run(&["models", "convert", &wide, &back, "--force", "--dtype", "f16"]).ended_well();
+    assert_eq!(folder.names().len(), 2, "nothing else is left: {:?}", folder.names());
+    let inspected = run(&["models", "inspect", &wide]).ended_well();
+    assert!(inspected.text().contains("F32") && !inspected.text().contains("F16"), "{}", inspected.text());
+    let draw = |model: &str, out: &str| {
+        let words = ["generate", "-p", "x", "--seed", "1", "--steps", "2", "--model", model, "--out", out];
+        run(&words).ended_well();
+        crate::program::picture(out)
+    };
+    let original = draw("default", &folder.path("a.png"));
+    assert!(draw(&wide, &folder.path("b.png")).pixels() == original.pixels());
+    assert!(draw(&back, &folder.path("c.png")).pixels() == original.pixels());
+}
