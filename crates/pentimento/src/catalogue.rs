@@ -423,3 +423,103 @@ impl Progress for Timed<'_> {
         self.listener.step(report)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pentimento_diffusion::EmptyLibrary;
+    use std::sync::mpsc;
+
+    /// The embedded model under several names, told apart by their limits.
+    fn offers(caps: &[u64]) -> Offers {
+        let mut offers = Offers::default();
+        for cap in caps {
+            let (source, precision) = (Source::Embedded, Precision::Bf16);
+            offers.add(Offered { source, precision, pixel_cap: *cap });
+        }
+        offers
+    }
+
+    fn one() -> u64 {
+        memory_of(&Source::Embedded.inspect().expect("it is sound"), Precision::Bf16)
+    }
+
+    fn catalogue(caps: &[u64], budget: u64) -> Catalogue {
+        Catalogue::new(offers(caps), Some(budget), Arc::new(EmptyLibrary)).expect("they fit")
+    }
+
+    fn loaded(catalogue: &Catalogue) -> Vec<String> {
+        let shelf = catalogue.lock();
+        let is_loaded = |place: &Place| matches!(place.state, State::Loaded(_));
+        let names = shelf.places.iter().filter(|(_, place)| is_loaded(place));
+        names.map(|(name, _)| name.clone()).collect()
+    }
+
+    #[test]
+    fn the_longest_unused_leaves_and_whoever_draws_keeps_its_model() {
+        let catalogue = catalogue(&[1, 2, 3], 2 * one());
+        assert_eq!(loaded(&catalogue), [""; 0], "nothing is loaded before it is asked for");
+        for name in ["default", "default-2", "default", "default-3"] {
+            catalogue.load(name).expect("it is sound");
+        }
+        assert_eq!(loaded(&catalogue), ["default", "default-3"], "the second one was unused the longest");
+
+        let held = catalogue.take("default", &mut Quiet).expect("it is there");
+        catalogue.load("default-2").expect("it is sound");
+        assert_eq!(loaded(&catalogue), ["default", "default-2"], "one that is drawn with stays");
+        let also_held = catalogue.take("default-2", &mut Quiet).expect("it is there");
+        std::thread::scope(|scope| {
+            let (sender, done) = mpsc::channel();
+            let catalogue = &catalogue;
+            scope.spawn(move || sender.send(catalogue.load("default-3").is_ok()));
+            assert!(done.recv_timeout(LOOK_AGAIN * 3).is_err(), "there is no room while both are drawn with");
+            drop(held);
+            assert_eq!(done.recv(), Ok(true), "there is, as soon as one is let go");
+        });
+        assert_eq!(loaded(catalogue_of(&also_held)), ["default-2", "default-3"]);
+    }
+
+    fn catalogue_of<'a>(held: &InUse<'a>) -> &'a Catalogue {
+        held.catalogue
+    }
+
+    #[test]
+    fn who_waits_for_room_may_leave() {
+        struct Left;
+        impl Progress for Left {
+            fn part(&mut self) -> ControlFlow<()> {
+                ControlFlow::Break(())
+            }
+
+            fn step(&mut self, _: &StepReport<'_>) -> ControlFlow<()> {
+                ControlFlow::Break(())
+            }
+        }
+        let catalogue = catalogue(&[1, 2], one());
+        let _held = catalogue.take("default", &mut Quiet).expect("it is sound");
+        let error = catalogue.take("default-2", &mut Left).err().expect("there is no room");
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn other_offers_keep_what_stays_and_answer_for_what_went() {
+        let catalogue = catalogue(&[1, 2], 2 * one());
+        for name in ["default", "default-2"] {
+            catalogue.load(name).expect("it is sound");
+        }
+        assert!(catalogue.replace(offers(&[1]), Some(1)).is_err(), "it does not fit");
+        assert_eq!(loaded(&catalogue).len(), 2, "what is refused changes nothing");
+        catalogue.replace(offers(&[1]), Some(2 * one())).expect("it fits");
+        assert_eq!(loaded(&catalogue), ["default"]);
+        catalogue.load("default-2").expect("a request that was taken in before is still answered");
+        let unknown = catalogue.take("nosuch", &mut Quiet).err().expect("there is none");
+        assert_eq!(unknown.kind(), ErrorKind::ModelNotFound);
+        assert!(!unknown.to_string().contains("default-2"), "it is no longer on offer: {unknown}");
+    }
+
+    #[test]
+    fn a_model_that_never_fits_is_told_at_the_start() {
+        let refused = Catalogue::new(offers(&[1]), Some(one() - 1), Arc::new(EmptyLibrary)).err();
+        assert!(refused.expect("it is too large").to_string().contains("model_memory_bytes"));
+    }
+}
