@@ -7,7 +7,9 @@
 //! `encode` (neutral to wire, the only place with status codes), `auth` (signatures and keys).
 
 pub mod bedrock;
+pub mod volcengine;
 
+mod digest;
 mod json;
 mod styles;
 mod timestamp;

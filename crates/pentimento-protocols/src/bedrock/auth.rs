@@ -3,9 +3,12 @@
 //! Secrets are compared in constant time and never printed. Access key ids are no secrets.
 
 use super::sigv4::{self, Authorization};
-use crate::{Context, HttpRequest, timestamp::Timestamp};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use crate::{
+    Context, HttpRequest,
+    digest::{fingerprint, hex, same_secret},
+    timestamp::Timestamp,
+};
+use hmac::Mac;
 use std::fmt;
 
 /// Who may use the protocol.
@@ -54,7 +57,7 @@ impl Caller {
         match self {
             Self::Anyone => None,
             Self::AccessKey(id) => Some(id.clone()),
-            Self::ApiKey(fingerprint) => Some(format!("bearer-{}", super::sigv4::hex(&fingerprint[..6]))),
+            Self::ApiKey(fingerprint) => Some(format!("bearer-{}", hex(&fingerprint[..6]))),
         }
     }
 }
@@ -129,15 +132,6 @@ impl Keyring {
         sigv4::verify(&authorization, request, context, &key.secret)?;
         Ok(Caller::AccessKey(key.id.clone()))
     }
-}
-
-/// Compares in a time that does not depend on where the texts part.
-fn same_secret(known: &str, given: &str) -> bool {
-    fingerprint(known).verify_slice(&fingerprint(given).finalize().into_bytes()).is_ok()
-}
-
-fn fingerprint(secret: &str) -> Hmac<Sha256> {
-    sigv4::hmac(b"pentimento", secret.as_bytes())
 }
 
 impl fmt::Debug for Keyring {

@@ -22,7 +22,8 @@ pub use models::{FallbackIds, ModelMap};
 pub use sigv4::sign;
 
 use crate::{
-    Answer, Call, Context, HttpRequest, KeepAlive, Operation, Protocol, Received, Refusal, Reply, Seed, json,
+    Answer, Call, Context, HttpRequest, KeepAlive, Operation, Protocol, Received, Refusal, Reply, Seed,
+    digest::hex, json,
 };
 use auth::Caller;
 use bytes::Bytes;
@@ -211,7 +212,7 @@ fn same_work(request: &HttpRequest, caller: &Caller, seed: Seed) -> Option<Strin
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    Some(sigv4::hex(&hash.finalize()))
+    Some(hex(&hash.finalize()))
 }
 
 /// Whether `attempt=1; max=3` announces another attempt. Without a `max` there may be one.

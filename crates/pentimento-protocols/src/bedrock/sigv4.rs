@@ -7,8 +7,12 @@
 //! Source: AWS General Reference, "Create a signed AWS API request"; ten requests captured from real clients.
 
 use super::auth::{AccessKey, Denial};
-use crate::{Context, HttpRequest, timestamp::Timestamp};
-use hmac::{Hmac, Mac};
+use crate::{
+    Context, HttpRequest,
+    digest::{from_hex, hex, hmac},
+    timestamp::Timestamp,
+};
+use hmac::Mac;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use sha2::{Digest, Sha256};
 use std::{
@@ -137,18 +141,6 @@ pub fn sign(request: &mut HttpRequest, key: &AccessKey, now: SystemTime, region:
         hex(&authorization.signature)
     );
     request.headers.push(("authorization".to_owned(), value.into_bytes()));
-}
-
-/// A message's authentication code, ready to be written or compared.
-pub(super) fn hmac(key: &[u8], message: &[u8]) -> Hmac<Sha256> {
-    let mut code = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    code.update(message);
-    code
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// When the request says that it was signed.
@@ -305,16 +297,6 @@ fn without_dot_segments(raw: &str) -> String {
     }
     let closing = if raw.ends_with('/') && !kept.is_empty() { "/" } else { "" };
     format!("/{}{closing}", kept.join("/"))
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| match *pair {
-        [high, low] => Some((digit(high)? * 16 + digit(low)?) as u8),
-        _ => None,
-    };
-    pairs.map(byte).collect()
 }
 
 #[cfg(test)]

@@ -17,3 +17,6 @@ mod answers;
 
 /// Requests, pictures and protocols to test with.
 mod fixtures;
+
+/// Volcengine's protocol.
+mod volcengine;
