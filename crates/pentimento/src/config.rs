@@ -5,9 +5,11 @@
 
 mod secret;
 mod sharing;
+mod volcengine;
 
 pub(crate) use secret::Secret;
 pub(crate) use sharing::{FetchConfig, QuotaConfig, QuotasConfig, ResultsConfig, S3Config, Share};
+pub(crate) use volcengine::{ConfiguredFormat, ConfiguredUnknown, StyleConfig, VolcengineConfig};
 
 use anyhow::{Context, Result, bail};
 use pentimento_request::FilterMode;
@@ -75,6 +77,9 @@ pub(crate) struct Config {
     /// How strictly Bedrock's documents are taken.
     #[serde(default)]
     pub(crate) bedrock: BedrockStrictness,
+    /// Volcengine's pictures and styles.
+    #[serde(default)]
+    pub(crate) volcengine: VolcengineConfig,
 }
 
 /// `dtype`.
@@ -369,7 +374,8 @@ impl Config {
         }
         self.models.values_mut().filter_map(|configured| configured.vae.as_mut()).for_each(resolve);
         let named = self.models.values_mut().map(|configured| &mut configured.model);
-        for model in named.chain(&mut self.model) {
+        let styles = self.volcengine.styles.values_mut().filter_map(|style| style.model.as_mut());
+        for model in named.chain(styles).chain(&mut self.model) {
             if model.contains(['/', '\\']) {
                 *model = folder.join(&*model).display().to_string();
             }
@@ -383,12 +389,19 @@ impl Config {
 /// When one half of the pair is missing.
 pub(crate) fn credentials_from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<AuthConfig> {
     let filled = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-    let access_keys = match (filled("PENTIMENTO_ACCESS_KEY_ID"), filled("PENTIMENTO_SECRET_ACCESS_KEY")) {
-        (Some(id), Some(secret)) => vec![AccessKey::new(id, secret)],
-        (None, None) => Vec::new(),
-        (Some(_), None) => bail!("PENTIMENTO_ACCESS_KEY_ID is set without PENTIMENTO_SECRET_ACCESS_KEY"),
-        (None, Some(_)) => bail!("PENTIMENTO_SECRET_ACCESS_KEY is set without PENTIMENTO_ACCESS_KEY_ID"),
-    };
+    let mut access_keys = Vec::new();
+    // Both kinds open both clouds' doors: which variable is set is a matter of habit.
+    for (id, secret) in [
+        ("PENTIMENTO_ACCESS_KEY_ID", "PENTIMENTO_SECRET_ACCESS_KEY"),
+        ("PENTIMENTO_VOLC_ACCESS_KEY", "PENTIMENTO_VOLC_SECRET_KEY"),
+    ] {
+        match (filled(id), filled(secret)) {
+            (Some(id), Some(secret)) => access_keys.push(AccessKey::new(id, secret)),
+            (None, None) => {}
+            (Some(_), None) => bail!("{id} is set without {secret}"),
+            (None, Some(_)) => bail!("{secret} is set without {id}"),
+        }
+    }
     let api_keys = filled("PENTIMENTO_API_KEYS").unwrap_or_default();
     let api_keys = api_keys.split(',').map(str::trim).filter(|key| !key.is_empty());
     Ok(AuthConfig { access_keys, api_keys: api_keys.map(Secret::new).collect() })
@@ -446,7 +459,9 @@ mod tests {
             connections,
             filter: filtering,
             bedrock,
+            volcengine,
         } = config;
+        volcengine.assert_all_is_said();
         let FilterConfig { mode, words } = filtering;
         assert!(mode.is_some() && !words.is_empty());
         assert!(models.values().any(|model| model.filter.is_some()));

@@ -2,7 +2,10 @@
 
 use crate::config::{AccessKey, AuthConfig, Secret, is_loopback};
 use anyhow::{Context, Result, bail};
-use pentimento_protocols::bedrock::{self, Auth, Keyring};
+use pentimento_protocols::{
+    bedrock::{self, Auth, Keyring},
+    volcengine,
+};
 use std::net::SocketAddr;
 
 /// Who may ask.
@@ -79,6 +82,24 @@ impl Credentials {
             access_keys: access_keys.iter().map(pair).collect(),
             api_keys: api_keys.iter().map(text).collect(),
         })
+    }
+}
+
+impl Credentials {
+    /// The same in the terms of Volcengine's protocol, which has no bearer keys.
+    pub(crate) fn to_volcengine(&self) -> volcengine::Auth {
+        let access_keys = match self {
+            Self::Open => return volcengine::Auth::Off,
+            Self::Configured { access_keys, .. } => access_keys.as_slice(),
+            Self::ForThisRun(pair) => std::slice::from_ref(pair),
+        };
+        let text = |secret: &Secret| secret.reveal().to_owned();
+        let pair = |key: &AccessKey| volcengine::AccessKey {
+            id: key.id.clone(),
+            secret: text(&key.secret),
+            session_token: key.session_token.as_ref().map(text),
+        };
+        volcengine::Auth::Required(access_keys.iter().map(pair).collect())
     }
 }
 

@@ -6,6 +6,7 @@
 mod reload;
 mod settings;
 mod signals;
+mod volcengine;
 mod welcome;
 
 use crate::{
@@ -23,6 +24,7 @@ use pentimento_imaging::Limits;
 use pentimento_protocols::{
     ModelProfile, Protocol,
     bedrock::{Bedrock, BedrockConfig, FallbackIds, ModelMap},
+    volcengine::Styles,
 };
 use pentimento_server::{Controls, Server};
 use reload::Exchangeable;
@@ -51,7 +53,7 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let signals = Signals::listen()?;
     let hangups = Hangups::listen()?;
     let server = Server::bind(settings.server.clone()).await?;
-    let (offers, models) = offer(&settings);
+    let (offers, answering) = offer(&settings);
     let catalogue =
         Arc::new(Catalogue::new(offers, settings.model_memory, Arc::new(Shelves::of(&settings.places)))?);
     catalogue.load_the_only_one()?;
@@ -59,7 +61,7 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let served = Arc::new(Served {
         catalogue: Arc::clone(&catalogue),
         screened: Arc::new(Screened::new(catalogue.clone(), settings.words.clone())),
-        protocols: protocols(&settings, models).into_iter().map(exchangeable).collect(),
+        protocols: protocols(&settings, answering).into_iter().map(exchangeable).collect(),
         controls: server.controls(),
         settings: Mutex::new(settings),
     });
@@ -91,15 +93,24 @@ fn say_hello(server: &Server, served: &Served) {
 }
 
 /// The protocols, always the same ones in the same order.
-fn protocols(settings: &Settings, models: ModelMap) -> Vec<Arc<dyn Protocol>> {
+fn protocols(settings: &Settings, answering: Answering) -> Vec<Arc<dyn Protocol>> {
+    let Answering { models, styles } = answering;
     let mut bedrock = BedrockConfig::new(settings.credentials.to_auth(), models, settings.image_limits());
     bedrock.strict_sizes = settings.nine_sizes_only;
     bedrock.strict_keys = settings.refuse_unknown_keys;
-    vec![Arc::new(Bedrock::new(bedrock))]
+    vec![Arc::new(Bedrock::new(bedrock)), Arc::new(volcengine::protocol(settings, styles))]
 }
 
-/// Every model that can be asked for, and the ids that it answers.
-fn offer(settings: &Settings) -> (Offers, ModelMap) {
+/// What answers whose names.
+struct Answering {
+    /// Bedrock's ids.
+    models: ModelMap,
+    /// Volcengine's `req_key`s.
+    styles: Styles,
+}
+
+/// Every model that can be asked for, and the names that it answers.
+fn offer(settings: &Settings) -> (Offers, Answering) {
     let mut offers = Offers::default();
     let mut profile = |wanted: &ConfiguredModel| {
         let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter } = wanted;
@@ -107,11 +118,13 @@ fn offer(settings: &Settings) -> (Offers, ModelMap) {
         ModelProfile { name: offers.add(offered), guidance_rescale: *guidance_rescale, filter: *filter }
     };
     let fallback_ids = if settings.answers_every_id { FallbackIds::All } else { FallbackIds::Stability };
-    let mut map = ModelMap::new(profile(&settings.fallback), fallback_ids);
+    let fallback = profile(&settings.fallback);
+    let mut models = ModelMap::new(fallback.clone(), fallback_ids);
     for (id, wanted) in &settings.models {
-        map = map.map(id, profile(wanted));
+        models = models.map(id, profile(wanted));
     }
-    (offers, map)
+    let styles = settings.volcengine.styles(&fallback, profile);
+    (offers, Answering { models, styles })
 }
 
 impl Settings {

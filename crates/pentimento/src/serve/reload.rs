@@ -126,8 +126,8 @@ fn apply(args: &ServeArgs, served: &Served) -> Result<()> {
     let mut next = Settings::resolve(args, config, |name| std::env::var(name).ok())?;
     let mut current = served.settings.lock().unwrap_or_else(PoisonError::into_inner);
     next.credentials.keep_those_for_this_run(&current.credentials);
-    let (offers, models) = super::offer(&next);
-    let protocols = super::protocols(&next, models);
+    let (offers, answering) = super::offer(&next);
+    let protocols = super::protocols(&next, answering);
     served.catalogue.replace(offers, next.model_memory).context("its models cannot be used")?;
     served.screened.exchange(next.words.clone());
     for (place, protocol) in served.protocols.iter().zip(protocols) {

@@ -1,6 +1,7 @@
 //! What the options, the configuration file and the environment of `serve` mean together. Options come first,
 //! then the file, then the defaults.
 
+use super::volcengine::VolcengineSettings;
 use crate::{
     catalogue::precision,
     cli::{Dtype, LogFormat, ServeArgs},
@@ -54,6 +55,7 @@ pub(super) struct Settings {
     pub(super) pixels: u64,
     pub(super) nine_sizes_only: bool,
     pub(super) refuse_unknown_keys: bool,
+    pub(super) volcengine: VolcengineSettings,
     pub(super) threads: Option<u16>,
     pub(super) log_json: bool,
     pub(super) log_filter: String,
@@ -101,6 +103,7 @@ impl Settings {
             connections,
             filter,
             bedrock,
+            volcengine,
         } = config;
         let listen = address(args.listen.as_deref().or(listen.as_deref()).unwrap_or(LISTEN))?;
         let credentials =
@@ -119,6 +122,9 @@ impl Settings {
             answers_every_id: wanted.is_some(),
             fallback: defaults.complete(&fallback)?,
             models: defaults.all(models)?,
+            volcengine: VolcengineSettings::resolve(volcengine, |model| {
+                defaults.complete(&ModelConfig::named(model.to_owned()))
+            })?,
             words: WordList::new(&filter.words)?,
             model_memory: limits.model_memory_bytes.filter(|bytes| *bytes > 0),
             server: ServerConfig {

@@ -11,13 +11,14 @@ pub(super) fn text(address: SocketAddr, secure: bool, credentials: &Credentials)
     match credentials {
         Credentials::Open => first + "everybody on this machine is answered (--no-auth)\n",
         Credentials::Configured { .. } => first,
-        Credentials::ForThisRun(pair) => first + &examples(&url, secure, pair),
+        Credentials::ForThisRun(pair) => first + &examples(&url, address, secure, pair),
     }
 }
 
-fn examples(url: &str, secure: bool, pair: &AccessKey) -> String {
+fn examples(url: &str, address: SocketAddr, secure: bool, pair: &AccessKey) -> String {
     let AccessKey { id, secret, session_token: _ } = pair;
     let secret = secret.reveal();
+    let scheme = if secure { "https" } else { "http" };
     let (verify, no_verify) = match secure {
         true => (",\n    verify=False,  # or the path of the certificate", " --no-verify-ssl"),
         false => ("", ""),
@@ -48,6 +49,17 @@ aws bedrock-runtime invoke-model --endpoint-url {url} --region us-east-1{no_veri
     --model-id stability.stable-diffusion-xl-v1 --body fileb://body.json answer.json
 python3 -c 'import base64, json; a = json.load(open("answer.json"))["artifacts"][0]
 open("strawberry.png", "wb").write(base64.b64decode(a["base64"]))'
+
+In Volcengine's protocol, from Python (pip install volcengine), with any picture photo.jpg:
+
+import base64
+from volcengine.visual.VisualService import VisualService
+visual = VisualService()
+visual.set_host("{address}"); visual.set_scheme("{scheme}"); visual.set_socket_timeout(300)
+visual.set_ak("{id}"); visual.set_sk("{secret}")
+photo = base64.b64encode(open("photo.jpg", "rb").read()).decode()
+reply = visual.cv_process({{"req_key": "img2img_pastel_boys_style_usage", "binary_data_base64": [photo]}})
+open("styled.jpg", "wb").write(base64.b64decode(reply["data"]["binary_data_base64"][0]))
 
 "#
     )
