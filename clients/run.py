@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 PYTHON = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 CURRENT = [HERE / ".venv" / PYTHON, "-m", "bedrock.report"]
 OLD = [HERE / ".venv-old" / PYTHON, "-m", "bedrock.report"]
+VOLCENGINE = [HERE / ".venv-volcengine" / PYTHON, "-m", "bedrock.report"]
 NODE = ["node", "--test-reporter=./bedrock/node/reporter.mjs", "--test"]
 
 # The last one looks at what the others left behind.
@@ -37,6 +38,10 @@ SUITES = {
     "welcome": [*CURRENT, "test_welcome"],
     "malformed": [*CURRENT, "test_malformed"],
     "retries": [*CURRENT, "test_retries"],
+    "volcengine": [*VOLCENGINE, "volc.test_visual"],
+    "volcengine-sdk": [*VOLCENGINE, "volc.test_core"],
+    "volcengine-js": [*NODE, "volc/node/visual.test.mjs"],
+    "both-clouds": [*VOLCENGINE, "volc.test_both"],
     "ending": [*CURRENT, "test_ending"],
     "secrets": [*CURRENT, "test_secrets"],
 }

@@ -76,7 +76,7 @@ def name_of(test):
 
 def main(modules):
     loader, result = unittest.defaultTestLoader, Lines()
-    loader.loadTestsFromNames([f"bedrock.{module}" for module in modules]).run(result)
+    loader.loadTestsFromNames([module if "." in module else f"bedrock.{module}" for module in modules]).run(result)
     return 0 if result.wasSuccessful() else 1
 
 
