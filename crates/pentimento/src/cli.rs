@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Generate(Box<GenerateArgs>),
     /// Answer clients of Amazon Bedrock's Stability API
     Serve(ServeArgs),
-    /// List, inspect and fetch models
+    /// List, inspect, verify, convert and fetch models
     Models(ModelsArgs),
     /// List and inspect adapters (LoRA and its kin)
     Lora(LoraArgs),
