@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Answer, ask, draw, get, post},
-    fake::{Fixture, PATIENCE},
+    fake::{Fixture, PATIENCE, eventually},
 };
 use pentimento_server::{Clock, ServerConfig};
 use serde_json::{Value, json};
@@ -253,7 +253,12 @@ async fn at_an_orderly_end_the_running_task_is_finished_and_the_others_wait_for_
     let running = submitted(fixture.address, "wait").await;
     fixture.generator.begun(1).await;
     let waiting = submitted(fixture.address, "draw").await;
+    let (address, shown) = (fixture.address, fixture.protocol.shown());
+    let queued = tokio::spawn(async move { draw(address, "{}").await });
+    eventually("the request arrives", || fixture.protocol.shown() > shown).await;
     fixture.signal();
+    // Refused, so that the signal has been seen before the running task ends.
+    assert_eq!(queued.await.expect("no panic").status, 503);
     fixture.generator.open();
     let generator = Arc::clone(&fixture.generator);
     fixture.ended().await;
