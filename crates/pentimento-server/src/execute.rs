@@ -63,7 +63,7 @@ impl Came {
 impl Execution {
     /// Carries the call out and answers with what came of it.
     pub(crate) async fn run(mut self, app: &Arc<App>) -> Response<ResponseBody> {
-        if let Some(told) = self.task(app).await {
+        if let Some(told) = self.task(app).await.transpose() {
             return self.answer(app, Came::Told(told)).await;
         }
         let mut ticket = match self.submit(app) {
@@ -83,25 +83,21 @@ impl Execution {
     }
 
     /// Sees to the task that the call is about, if it is about one.
-    async fn task(&self, app: &App) -> Option<Result<Told, GenerateError>> {
-        if let Operation::Generate { .. } = self.call.operation {
-            return None;
-        }
-        let Some(lasting) = &app.lasting else {
-            return Some(Err(GenerateError::new(ErrorKind::Unsupported, "tasks are not kept here")));
+    async fn task(&self, app: &App) -> Result<Option<Told>, GenerateError> {
+        let tasks = || match &app.lasting {
+            Some(lasting) => Ok(&lasting.tasks),
+            None => Err(GenerateError::new(ErrorKind::Unsupported, "tasks are not kept here")),
         };
-        Some(match &self.call.operation {
-            Operation::Generate { .. } => return None,
-            Operation::Poll(name) => lasting.tasks.poll(name).await,
-            Operation::Cancel(name) => lasting.tasks.cancel(&app.jobs, name).await,
-            Operation::Submit { request, seed, scope } => match seeded(request, *seed) {
-                Ok(request) => {
-                    let (request, scope) = (request.into_owned(), scope.clone());
-                    lasting.tasks.submit(&app.jobs, request, scope, self.call.caller.clone()).await
-                }
-                Err(error) => Err(error),
-            },
-        })
+        match &self.call.operation {
+            Operation::Generate { .. } => Ok(None),
+            Operation::Poll(name) => tasks()?.poll(name).await.map(Some),
+            Operation::Cancel(name) => tasks()?.cancel(&app.jobs, name).await.map(Some),
+            Operation::Submit { request, seed, scope } => {
+                let tasks = tasks()?;
+                let (request, scope) = (seeded(request, *seed)?.into_owned(), scope.clone());
+                tasks.submit(&app.jobs, request, scope, self.call.caller.clone()).await.map(Some)
+            }
+        }
     }
 
     fn submit(&self, app: &App) -> Result<Ticket, GenerateError> {
