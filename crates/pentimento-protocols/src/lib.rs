@@ -10,6 +10,7 @@ pub mod bedrock;
 pub mod volcengine;
 
 mod digest;
+mod escaping;
 mod json;
 mod styles;
 mod timestamp;

@@ -10,10 +10,11 @@ use super::auth::{AccessKey, Denial};
 use crate::{
     Context, HttpRequest,
     digest::{from_hex, hex, hmac},
+    escaping::{ESCAPED, joined, query_pairs},
     timestamp::Timestamp,
 };
 use hmac::Mac;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use percent_encoding::{AsciiSet, percent_decode_str, percent_encode};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
@@ -30,10 +31,7 @@ const WINDOW: Duration = Duration::from_secs(5 * 60);
 /// The value of `x-amz-content-sha256` that leaves the body out of the signature.
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
-/// Everything but RFC 3986's unreserved characters is escaped.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-
-/// The same within a path.
+/// The characters that are escaped within a path.
 const ESCAPED_IN_PATH: &AsciiSet = &ESCAPED.remove(b'/');
 
 /// The parts of an `Authorization` header.
@@ -260,18 +258,9 @@ fn collapsed(value: &[u8]) -> Vec<u8> {
 
 /// Names and values encoded alike, sorted by name and then by value.
 fn canonical_query(query: &str) -> String {
-    let encoded = |text: &str| {
-        let decoded: Vec<u8> = percent_decode_str(text).collect();
-        percent_encode(&decoded, ESCAPED).to_string()
-    };
-    let mut pairs: Vec<(String, String)> = query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (encoded(name), encoded(value)))
-        .collect();
+    let mut pairs = query_pairs(query);
     pairs.sort();
-    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    joined(&pairs)
 }
 
 /// The ways in which clients write the path of one and the same request.

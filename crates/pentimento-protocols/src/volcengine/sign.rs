@@ -8,18 +8,15 @@ use super::auth::{AccessKey, Denial};
 use crate::{
     HttpRequest,
     digest::{from_hex, hex, hmac},
+    escaping::{joined, query_pairs},
     timestamp::Timestamp,
 };
 use hmac::Mac;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeSet, time::SystemTime};
 
 const ALGORITHM: &str = "HMAC-SHA256";
 const TERMINATOR: &str = "request";
-
-/// Everything but RFC 3986's unreserved characters is escaped.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// The parts of an `Authorization` header.
 #[derive(Debug)]
@@ -204,21 +201,12 @@ fn bare_host(host: &[u8]) -> &[u8] {
 
 /// Names and values encoded alike, sorted by name.
 fn canonical_query(query: &str, values: Values) -> String {
-    let encoded = |text: &str| {
-        let decoded: Vec<u8> = percent_decode_str(text).collect();
-        percent_encode(&decoded, ESCAPED).to_string()
-    };
-    let mut pairs: Vec<(String, String)> = query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (encoded(name), encoded(value)))
-        .collect();
+    let mut pairs = query_pairs(query);
     match values {
         Values::AsSent => pairs.sort_by(|one, other| one.0.cmp(&other.0)),
         Values::Sorted => pairs.sort(),
     }
-    pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    joined(&pairs)
 }
 
 #[cfg(test)]
