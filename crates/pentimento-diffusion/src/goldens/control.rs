@@ -1,6 +1,6 @@
 //! Control networks: what they add to the UNet, and whole pictures, against diffusers.
 
-use super::{Golden, assert_close, files, pipelines::compare, reference};
+use super::{Golden, against, assert_close, files, pipelines::compare, reference};
 use crate::{
     ControlFile, Folder, Library, LoadError, LoadOptions, LoraFile, Model, Precision,
     config::{UnetConfig, read_json},
@@ -36,6 +36,7 @@ fn assert_residuals(golden: &Golden, name: &str, got: &Residuals) {
 
 #[test]
 fn networks_add_what_they_add_in_diffusers() {
+    against("diffusers ControlNetModel", "control networks of 1.x");
     let golden = Golden::open("control");
     let mut two_blocks = unet_config("tiny-sd15");
     two_blocks.layers_per_block = crate::config::PerLevel::One(2);
@@ -55,6 +56,7 @@ fn networks_add_what_they_add_in_diffusers() {
 
 #[test]
 fn networks_of_xl_are_told_pooled_texts_and_sizes() {
+    against("diffusers ControlNetModel", "control networks of XL");
     let golden = Golden::open("control");
     let network = open("canny_xl").bind(&unet_config("tiny-xl"), Precision::F32).expect("a network");
     let context = network.context(&golden.tensor("xl.context")).expect("keys and values");

@@ -1,6 +1,6 @@
 //! What only some families have: two text encoders, and what a UNet is told beside the texts.
 
-use super::{Golden, assert_close, f32_root, files, part};
+use super::{Golden, against, assert_close, f32_root, files, part};
 use crate::{
     LoadOptions, Model,
     config::UnetConfig,
@@ -15,6 +15,7 @@ fn positions(golden: &Golden) -> Tensor {
 
 #[test]
 fn two_encoders_side_by_side_are_those_of_transformers() {
+    against("transformers CLIPTextModel, CLIPTextModelWithProjection", "text encoders of XL");
     let golden = Golden::open("families/networks");
     let options = LoadOptions::new("xl", 1 << 20);
     let model = Model::load(&files("tiny-xl"), options).expect("a model");
@@ -38,6 +39,7 @@ fn two_encoders_side_by_side_are_those_of_transformers() {
 
 #[test]
 fn unets_are_told_of_sizes_texts_scales_and_masks() {
+    against("diffusers UNet2DConditionModel", "UNets of XL, LCM and inpainting");
     let golden = Golden::open("families/networks");
     let timestep = golden.case["timestep"].as_f64().expect("a timestep");
     for model in ["tiny-xl", "tiny-lcm", "tiny-inpaint"] {

@@ -1,6 +1,6 @@
 //! Adapters of every flavour, alone and stacked, against PEFT, diffusers and LyCORIS.
 
-use super::{Golden, assert_close, files, reference};
+use super::{Golden, against, assert_close, files, reference};
 use crate::{
     Folder, LoadOptions, LoraFile, Model, Precision,
     lora::WantedLora,
@@ -44,6 +44,7 @@ fn states(model: &Model, encoders: &TextEncoders, ids: &Tensor) -> Tensor {
 
 #[test]
 fn every_flavour_does_what_it_does_in_its_reference() {
+    against("PEFT, diffusers, LyCORIS", "adapters of every flavour");
     let golden = Golden::open("lora");
     let model = load("tiny-sd15");
     let (x, context, ids) = (golden.tensor("x"), golden.tensor("context"), golden.tensor("ids"));
@@ -73,6 +74,7 @@ fn every_flavour_does_what_it_does_in_its_reference() {
 
 #[test]
 fn the_original_layout_of_xl_is_understood() {
+    against("diffusers, kohya's rule by hand", "adapters of XL in the original layout");
     let golden = Golden::open("lora");
     let model = load("tiny-xl");
     let adapters = adapters(&golden.case["cases"]["xl"]);
@@ -97,6 +99,7 @@ fn the_original_layout_of_xl_is_understood() {
 
 #[test]
 fn bf16_stays_near() {
+    against("the adapters in f32, from their references", "adapters in bf16");
     let golden = Golden::open("lora");
     let options = LoadOptions { precision: Precision::Bf16, ..LoadOptions::new("tiny", 1 << 20) };
     let model = Model::load(&files("tiny-sd15"), options).expect("a model");

@@ -3,7 +3,7 @@
 //! The weights follow from a formula (`reference/single_files.py`), so both are made here, from lists of names.
 
 use super::{
-    Golden,
+    Golden, against,
     pipelines::{Case, assert_alike},
     reference,
 };
@@ -201,6 +201,7 @@ impl Pair {
 
 #[test]
 fn one_file_draws_the_bytes_of_its_folder_and_the_picture_of_the_reference() {
+    against("diffusers pipelines", "whole pictures of models in one file");
     let latents = Golden::open("single_files/latents");
     for name in ["sd1", "sd2", "sdxl", "sd1-inpaint"] {
         let pair = Pair::new(name);

@@ -1,6 +1,6 @@
 //! CLIP's picture encoder and its preprocessing against transformers.
 
-use super::{Golden, assert_close, f32_root, reference};
+use super::{Golden, against, assert_close, f32_root, reference};
 use crate::{
     config::read_json,
     files::{Folder, ModelFiles},
@@ -24,6 +24,7 @@ pub(super) fn picture(golden: &Golden, name: &str) -> Picture {
 
 #[test]
 fn pictures_are_prepared_and_seen_as_in_transformers() {
+    against("transformers CLIPVisionModelWithProjection, CLIPImageProcessor", "picture encoder");
     let golden = Golden::open("vision");
     let files = model();
     let config: VisionConfig = read_json(&files, "image_encoder/config.json").expect("a configuration");
@@ -45,6 +46,7 @@ fn pictures_are_prepared_and_seen_as_in_transformers() {
 
 #[test]
 fn pictures_of_a_batch_are_seen_as_they_are_alone() {
+    against("transformers CLIPVisionModelWithProjection", "picture encoder, in a batch");
     let golden = Golden::open("vision");
     let files = model();
     let config: VisionConfig = read_json(&files, "image_encoder/config.json").expect("a configuration");
