@@ -16,7 +16,7 @@ use crate::{
     hires::{self, SecondPass},
     latent_mask::{KnownLatent, MaskCells},
     lora::WantedLora,
-    model::{Bound, Model, Networks, Precision, precision_name},
+    model::{Bound, Model, Precision, precision_name},
     noise::Noise,
     pixels, placing,
     plan::Plan,
@@ -210,7 +210,7 @@ impl Run<'_> {
         let mut noise = Noise::new(self.request.noise, self.request.seed);
         let start = match input {
             Some(input) => self.start_from(input, &mut noise)?,
-            None => self.start_from_noise(&mut noise)?,
+            None => self.start_from_noise(None, &mut noise)?,
         };
         enter(self.progress, Stage::Sample)?;
         let mut latents = self.walk(&start, input, prompts, &mut noise, &self.first_pass())?;
@@ -222,7 +222,7 @@ impl Run<'_> {
         enter(self.progress, Stage::Decode)?;
         let mut decoded = self.model.networks.vae.decode(&latents).map_err(internal)?;
         if !pixels::is_finite(&decoded).map_err(internal)? {
-            decoded = self.again_in_f32("the decoding")?.vae.decode(&latents).map_err(internal)?;
+            decoded = self.vae_again("the decoding")?.decode(&latents).map_err(internal)?;
         }
         if !pixels::is_finite(&decoded).map_err(internal)? {
             return Err(GenerateError::new(
@@ -234,19 +234,18 @@ impl Run<'_> {
         placing::placed(self.request, &self.plan.frame, picture)
     }
 
-    fn start_from_noise(&mut self, noise: &mut Noise) -> Result<Start, GenerateError> {
+    /// Noise alone; of an input, only an inpainting network is shown something.
+    fn start_from_noise(&mut self, input: Option<&Input>, noise: &mut Noise) -> Result<Start, GenerateError> {
         let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
         let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
-        Ok(Start { x, known: None, shown: self.shown(None, noise)? })
+        Ok(Start { x, known: None, shown: self.shown(input, noise)? })
     }
 
     fn start_from(&mut self, input: &Input, noise: &mut Noise) -> Result<Start, GenerateError> {
         enter(self.progress, Stage::Encode)?;
         let inpaints = self.model.networks.inpaints();
         if inpaints && input.starts_from_noise(&self.plan) {
-            let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
-            let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
-            return Ok(Start { x, known: None, shown: self.shown(Some(input), noise)? });
+            return self.start_from_noise(Some(input), noise);
         }
         let pixels = pixels::to_tensor(&self.textured(&input.picture)).map_err(internal)?;
         let clean = self.encode(&pixels, noise)?;
@@ -311,8 +310,8 @@ impl Run<'_> {
             return Ok(latents);
         }
         *noise = draws_so_far;
-        let networks = self.again_in_f32("the encoding")?;
-        encode_pixels(&networks.vae, pixels, noise).map_err(internal)
+        let vae = self.vae_again("the encoding")?;
+        encode_pixels(&vae, pixels, noise).map_err(internal)
     }
 
     /// The input with its texture as the request wants it.
@@ -362,8 +361,9 @@ impl Run<'_> {
             return Ok(latents);
         }
         *noise = draws_so_far;
-        let networks = self.again_in_f32(pass.name)?;
-        let steered = self.steer(&networks.unet, input, prompts, pass, true)?;
+        self.overflowed(pass.name)?;
+        let unet = self.model.unet_in_f32(self.steering.loras).map_err(unbound)?;
+        let steered = self.steer(&unet, input, prompts, pass, true)?;
         self.sample(&steered, start, noise, pass)
     }
 
@@ -469,10 +469,10 @@ impl Run<'_> {
         [1, channels, (work.height() / factor) as usize, (work.width() / factor) as usize]
     }
 
-    /// The networks for a stage whose values left the range of the precision.
-    fn again_in_f32(&mut self, stage: &str) -> Result<Networks, GenerateError> {
+    /// The autoencoder for a stage whose values left the range of the precision.
+    fn vae_again(&mut self, stage: &str) -> Result<Vae, GenerateError> {
         self.overflowed(stage)?;
-        self.model.networks_in_f32(self.steering.loras).map_err(unbound)
+        self.model.vae_in_f32().map_err(unbound)
     }
 
     /// Notes that a stage has to run again in f32, which is an error where it already did.

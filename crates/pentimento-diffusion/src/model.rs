@@ -367,10 +367,8 @@ impl Model {
             tower.check_vocabulary(&files.describe(&format!("{}/vocab.json", part.tokenizer)))?;
         }
         // Hashing reads every byte; beside it the networks are bound.
-        let (networks, hash) = rayon::join(
-            || bind(&configs, &weights, options.precision, Some(&packed), None),
-            || weights.hash(),
-        );
+        let (networks, hash) =
+            rayon::join(|| bind(&configs, &weights, options.precision, &packed), || weights.hash());
         Ok(Self {
             limits: canvas::Limits {
                 native,

@@ -51,10 +51,15 @@ impl Model {
         bind_texts(&self.configs, &self.weights, Precision::F32, None, adapters.as_deref())
     }
 
-    /// The networks again in f32, for a stage that overflowed in a lower precision.
-    pub(crate) fn networks_in_f32(&self, loras: &[WantedLora]) -> Result<Networks, LoadError> {
+    /// The denoising network again in f32, for steps that overflowed in a lower precision.
+    pub(crate) fn unet_in_f32(&self, loras: &[WantedLora]) -> Result<Unet, LoadError> {
         let adapters = self.adapters(loras, Precision::F32)?;
-        bind(&self.configs, &self.weights, Precision::F32, None, adapters.as_deref())
+        bind_unet(&self.configs, &self.weights, Precision::F32, None, adapters.as_deref())
+    }
+
+    /// The autoencoder again in f32, for a stage that overflowed in a lower precision.
+    pub(crate) fn vae_in_f32(&self) -> Result<Vae, LoadError> {
+        bind_vae(&self.configs, &self.weights, Precision::F32)
     }
 
     /// The networks with these adapters. Layers that none of them changes are those of the model.
@@ -127,16 +132,20 @@ fn bind_unet(
     Unet::load(&scope, &configs.unet, &configs.labels.unet)
 }
 
+fn bind_vae(configs: &Configs, weights: &PartWeights, precision: Precision) -> Result<Vae, LoadError> {
+    Vae::load(&Scope::root(&weights.vae, precision), &configs.vae, &configs.labels.vae)
+}
+
+/// The model's own networks, whose layers go into the table.
 pub(super) fn bind(
     configs: &Configs,
     weights: &PartWeights,
     precision: Precision,
-    packed: Option<&PackedParts>,
-    adapters: Option<&Adapters>,
+    packed: &PackedParts,
 ) -> Result<Networks, LoadError> {
     Ok(Networks {
-        unet: bind_unet(configs, weights, precision, packed, adapters)?,
-        vae: Vae::load(&Scope::root(&weights.vae, precision), &configs.vae, &configs.labels.vae)?,
+        unet: bind_unet(configs, weights, precision, Some(packed), None)?,
+        vae: bind_vae(configs, weights, precision)?,
         extra_channels: configs.unet.in_channels - configs.unet.out_channels,
     })
 }

@@ -9,7 +9,7 @@ use super::{
     Levels,
     attention::Context,
     blocks::{DownLevel, MiddleLevel},
-    load_down,
+    load_down, load_middle,
     time::{Added, AddedInputs, TimeEmbedding},
 };
 use crate::{
@@ -59,15 +59,9 @@ impl ControlNet {
         config.check(label)?;
         let levels = Levels::resolve(config, label)?;
         let mut cross_layers = 0;
-        let (first, last) = (levels.channels[0], levels.channels.len() - 1);
+        let (first, last) = (levels.channels[0], levels.channels[levels.channels.len() - 1]);
         let down = load_down(scope, config, &levels, label, &mut cross_layers)?;
-        let middle = MiddleLevel::load(
-            &scope.at("mid_block"),
-            levels.channels[last],
-            levels.resnet,
-            levels.styles[last],
-            &mut cross_layers,
-        )?;
+        let middle = load_middle(scope, &levels, &mut cross_layers)?;
         let skips = skip_channels(&levels);
         let out = |(index, channels): (usize, &usize)| {
             Conv2d::load(&scope.at("controlnet_down_blocks").at(index), *channels, *channels, 1)
@@ -79,10 +73,7 @@ impl ControlNet {
             down,
             middle,
             down_out: skips.iter().enumerate().map(out).collect::<Result<_, _>>()?,
-            middle_out: {
-                let channels = levels.channels[last];
-                Conv2d::load(&scope.at("controlnet_mid_block"), channels, channels, 1)?
-            },
+            middle_out: Conv2d::load(&scope.at("controlnet_mid_block"), last, last, 1)?,
         })
     }
 

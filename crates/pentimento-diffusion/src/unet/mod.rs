@@ -131,14 +131,7 @@ impl Unet {
         let mut cross_layers = 0;
         let first = levels.channels[0];
         let down = load_down(scope, config, &levels, label, &mut cross_layers)?;
-        let last = levels.channels.len() - 1;
-        let middle = MiddleLevel::load(
-            &scope.at("mid_block"),
-            levels.channels[last],
-            levels.resnet,
-            levels.styles[last],
-            &mut cross_layers,
-        )?;
+        let middle = load_middle(scope, &levels, &mut cross_layers)?;
         let up = load_up(scope, config, &levels, label, &mut cross_layers)?;
         Ok(Self {
             conv_in: Conv2d::load(&scope.at("conv_in"), config.in_channels, first, 3)?,
@@ -216,6 +209,12 @@ fn load_down(
         down.push(DownLevel::load(&scope, inputs, levels.channels[level], style, downsample, cross_layers)?);
     }
     Ok(down)
+}
+
+fn load_middle(scope: &Scope, levels: &Levels, cross_layers: &mut usize) -> Result<MiddleLevel, LoadError> {
+    let last = levels.channels.len() - 1;
+    let scope = scope.at("mid_block");
+    MiddleLevel::load(&scope, levels.channels[last], levels.resnet, levels.styles[last], cross_layers)
 }
 
 fn load_up(
