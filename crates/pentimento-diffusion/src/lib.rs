@@ -7,7 +7,7 @@
 //! [`Model`] is the door. Behind it: `config`, `weights`, `files` read a diffusers folder; `tokenizer`,
 //! `text`, `vision`, `unet`, `vae` are the networks, which reach arithmetic only through `ops`; `noise`, `schedule`,
 //! `samplers`, `guidance`, `latent_mask` are the diffusion; `filter` looks at what it drew; `plan`, `hires`, `canvas`,
-//! `prompt`, `placing`, `generate` turn a request into a run of them.
+//! `prompt`, `placing`, `generate` turn a request into a run of them. `probe`, `profile` and `random` are for measuring.
 
 mod blob;
 mod canvas;
@@ -38,7 +38,10 @@ mod pixels;
 mod placing;
 mod plan;
 mod preview;
+mod probe;
+mod profile;
 mod prompt;
+mod random;
 mod samplers;
 mod schedule;
 mod single_file;
@@ -62,6 +65,9 @@ pub use files::{Bytes, Embedded, Folder, ModelFiles};
 pub use library::{EmptyLibrary, Library};
 pub use lora::{LoraFile, LoraSummary};
 pub use model::{LoadOptions, Model, ModelSummary, Part, Precision, Verification};
+pub use probe::{Probe, ProbeStage};
+pub use profile::{Clock, LayerKind, LayerProfile, Profile, profiled};
+pub use random::{Architecture, RandomModel};
 pub use single_file::{SingleFile, WithVae};
 pub use weights::Weights;
 

@@ -13,12 +13,13 @@ use crate::{
     error::{LoadError, Result},
     interruption,
     lora::Side,
+    profile::{self, LayerKind},
     weights::Scope,
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use pentimento_kernels as kernels;
-use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, Mask, NormActivation, Padding, Upsample};
-pub(crate) use pentimento_kernels::{PackedConv, PackedWeights};
+use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, Mask, NormActivation, Upsample};
+pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision};
 use std::sync::Arc;
 
 /// `y = x·Wᵀ + b` over the last dimension.
@@ -46,6 +47,11 @@ impl Linear {
     pub(crate) fn from_conv1x1(scope: &Scope, inputs: usize, outputs: usize) -> Result<Self, LoadError> {
         let weight = scope.packed_linear(&[outputs, inputs, 1, 1])?;
         Ok(Self { weight, bias: Some(scope.values("bias", &[outputs])?), side: linear_side(scope) })
+    }
+
+    /// In which its products are.
+    pub(crate) fn precision(&self) -> Precision {
+        self.weight.precision()
     }
 
     /// `[.., inputs] -> [.., outputs]`
@@ -78,8 +84,11 @@ impl Linear {
         let mut y = vec![0f32; dims.iter().product()];
         // The fused kernel takes whole groups of 16 columns.
         if inner.is_multiple_of(16) && self.side.is_none() {
+            interruption::check()?;
             let bias = self.bias.as_deref();
-            with_values(x, |x| kernels::linear_geglu(x, &self.weight, bias, &mut y))?;
+            profile::layer(LayerKind::Linear, self.flops(2 * y.len()), || {
+                with_values(x, |x| kernels::linear_geglu(x, &self.weight, bias, &mut y))
+            })?;
         } else {
             with_values(&self.forward(x)?, |both| kernels::geglu(both, inner, &mut y))?;
         }
@@ -94,11 +103,18 @@ impl Linear {
         }
         let mut y = vec![0f32; dims.iter().product()];
         let bias = self.bias.as_deref();
-        with_values(x, |x| match &self.side {
-            None => kernels::linear(x, &self.weight, bias, &mut y, epilogue),
-            Some(side) => self.apply_with(side, x, &mut y, epilogue),
+        profile::layer(LayerKind::Linear, self.flops(y.len()), || {
+            with_values(x, |x| match &self.side {
+                None => kernels::linear(x, &self.weight, bias, &mut y, epilogue),
+                Some(side) => self.apply_with(side, x, &mut y, epilogue),
+            })
         })?;
         Tensor::from_vec(y, dims, &Device::Cpu)
+    }
+
+    /// Operations of so many results.
+    fn flops(&self, results: usize) -> u64 {
+        2 * results as u64 * self.weight.k() as u64
     }
 
     /// The layer with its low rank: what that gives is added where the layer's result is stored.
@@ -175,18 +191,31 @@ impl Conv2d {
         outputs: usize,
         size: usize,
     ) -> Result<Self, LoadError> {
-        let conv = Self::without_bias(scope, inputs, outputs, size)?;
+        let conv = Self::without_bias(&scope.drawing(0), inputs, outputs, size)?;
         Ok(Self { stride: size, padding: Padding::default(), ..conv })
     }
 
-    /// The same weights with stride 2 and so many zeros on each side.
-    pub(crate) fn halving(self, padding: usize) -> Self {
-        Self { stride: 2, padding: Padding::all(padding), ..self }
+    /// A convolution of 3 by 3 with stride 2 and these zeros around the picture.
+    pub(crate) fn halving(
+        scope: &Scope,
+        inputs: usize,
+        outputs: usize,
+        padding: Padding,
+    ) -> Result<Self, LoadError> {
+        let bias = Some(scope.values("bias", &[outputs])?);
+        Ok(Self { bias, ..Self::halving_without_bias(scope, inputs, outputs, padding)? })
     }
 
-    /// The same weights with stride 2 and zeros below and right only.
-    pub(crate) fn halving_bottom_right(self) -> Self {
-        Self { stride: 2, padding: Padding::BOTTOM_RIGHT, ..self }
+    /// The same without a bias.
+    pub(crate) fn halving_without_bias(
+        scope: &Scope,
+        inputs: usize,
+        outputs: usize,
+        padding: Padding,
+    ) -> Result<Self, LoadError> {
+        // 0: packed for any stride.
+        let conv = Self::without_bias(&scope.drawing(0), inputs, outputs, 3)?;
+        Ok(Self { stride: 2, padding, ..conv })
     }
 
     /// `[B, inputs, H, W] -> [B, outputs, H', W']`
@@ -211,6 +240,13 @@ impl Conv2d {
         self.apply(x, ConvOptions { upsample: Upsample::Nearest2, ..self.options() })
     }
 
+    /// Kind and operations of so many results, as the direct sum needs them.
+    fn work(&self, results: usize) -> (LayerKind, u64) {
+        let (height, width) = self.weight.kernel();
+        let kind = if (height, width) == (1, 1) { LayerKind::Conv1x1 } else { LayerKind::Conv3x3 };
+        (kind, 2 * (results * self.weight.c_in() * height * width) as u64)
+    }
+
     fn options(&self) -> ConvOptions<'_> {
         let (stride, padding) = (self.stride, self.padding);
         ConvOptions { stride, padding, bias: self.bias.as_deref(), ..ConvOptions::default() }
@@ -223,7 +259,8 @@ impl Conv2d {
         let outputs = self.weight.c_out();
         let mut y = vec![0f32; batch * outputs * out_height * out_width];
         let shape = [batch, channels, height, width];
-        with_values(x, |x| {
+        let (kind, flops) = self.work(y.len());
+        let convolve = |x: &[f32]| {
             let Some(side) = &self.side else {
                 return kernels::conv2d(x, shape, &self.weight, &options, &mut y);
             };
@@ -236,7 +273,8 @@ impl Conv2d {
             kernels::conv2d(&low, [batch, down.c_out(), out_height, out_width], up, &onto, &mut added);
             let options = ConvOptions { residual: Some(&added), ..options };
             kernels::conv2d(x, shape, &self.weight, &options, &mut y);
-        })?;
+        };
+        profile::layer(kind, flops, || with_values(x, convolve))?;
         Tensor::from_vec(y, (batch, outputs, out_height, out_width), &Device::Cpu)
     }
 }
@@ -273,10 +311,11 @@ impl GroupNorm {
         let (batch, channels) = (x.dim(0)?, x.dim(1)?);
         let shape = [batch, channels, x.elem_count() / (batch * channels)];
         let mut y = vec![0f32; x.elem_count()];
-        with_values(x, |x| {
+        let norm = |x: &[f32]| {
             let (weight, bias) = (&self.weight, &self.bias);
             kernels::group_norm(x, shape, self.groups, weight, bias, self.epsilon, activation, &mut y);
-        })?;
+        };
+        profile::layer(LayerKind::GroupNorm, 0, || with_values(x, norm))?;
         Tensor::from_vec(y, x.dims(), &Device::Cpu)
     }
 }
@@ -297,33 +336,50 @@ impl LayerNorm {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = vec![0f32; x.elem_count()];
         let channels = self.weight.len();
-        with_values(x, |x| {
+        let norm = |x: &[f32]| {
             kernels::layer_norm(x, channels, &self.weight, &self.bias, self.epsilon, &mut y);
-        })?;
+        };
+        profile::layer(LayerKind::LayerNorm, 0, || with_values(x, norm))?;
         Tensor::from_vec(y, x.dims(), &Device::Cpu)
     }
 }
 
+/// The heads of an attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heads {
+    /// How many lie side by side in a token.
+    pub(crate) count: usize,
+    /// Of the products of queries, keys and values; the softmax between them is f32.
+    pub(crate) precision: Precision,
+}
+
 /// `softmax(q·kᵀ/√d)·v` per head. `q` is `[B, T, heads·d]`, `k` and `v` are `[B, S, heads·d]`; so is the result
 /// `[B, T, heads·d]`.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
     masked_attention(q, k, v, heads, Mask::None)
 }
 
 /// The same where no token sees those behind it.
-pub(crate) fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
     masked_attention(q, k, v, heads, Mask::Causal)
 }
 
-fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, mask: Mask) -> Result<Tensor> {
     interruption::check()?;
+    let Heads { count: heads, precision } = heads;
     let (batch, queries, width) = q.dims3()?;
     let head_dim = width / heads;
     let shape = AttentionShape { batch, heads, head_dim, queries, keys: k.dim(1)? };
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut y = vec![0f32; q.elem_count()];
-    with_values(q, |q| {
-        with_values(k, |k| with_values(v, |v| kernels::attention(q, k, v, shape, scale, mask, &mut y)))
+    // Of both products, q·kᵀ and its weights times v.
+    let flops = 4 * (batch * queries * shape.keys * width) as u64;
+    profile::layer(LayerKind::Attention, flops, || {
+        with_values(q, |q| {
+            with_values(k, |k| {
+                with_values(v, |v| kernels::attention_in(precision, q, k, v, shape, scale, mask, &mut y))
+            })
+        })
     })???;
     Tensor::from_vec(y, q.dims(), &Device::Cpu)
 }

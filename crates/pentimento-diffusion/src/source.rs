@@ -39,6 +39,11 @@ pub(crate) trait WeightSource: Send + Sync {
     /// When there is none of this name, or when its storage type is not read.
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError>;
 
+    /// Values for a tensor of any name and shape, from a source that makes them up; none from files.
+    fn invent(&self, _name: &str, _shape: &[usize]) -> Option<Vec<f32>> {
+        None
+    }
+
     /// Feeds the bytes of all files to a hash.
     ///
     /// # Errors

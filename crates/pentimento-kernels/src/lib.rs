@@ -46,4 +46,4 @@ pub use linear_geglu::linear_geglu;
 pub use matmul::{Layout, matmul};
 pub use norm::{ChannelNorm, NormActivation, add_channel_sums, group_norm, layer_norm};
 pub use pack::{PackedWeights, Precision, WeightsRef};
-pub use speed::{fastest_precision, measure_precision};
+pub use speed::{fastest_precision, measure_peak, measure_precision};

@@ -45,6 +45,13 @@ pub fn measure_precision(precision: Precision) -> f64 {
     })
 }
 
+/// GFLOP/s of all threads of rayon's current pool at once, each as [`measure_precision`] measures it: what no kernel can
+/// pass without saving multiplications.
+pub fn measure_peak(precision: Precision) -> f64 {
+    let isa = Isa::current();
+    rayon::broadcast(|_| isa.run(|| measure_precision(precision))).into_iter().sum()
+}
+
 /// The precision with the higher [`measure_precision`]; bf16 must be clearly faster, since it is less exact.
 pub fn fastest_precision() -> Precision {
     let (single, half) = (measure_precision(Precision::F32), measure_precision(Precision::Bf16));

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Models(ModelsArgs),
     /// List and inspect adapters (LoRA and its kin)
     Lora(LoraArgs),
+    /// Measure how fast this machine draws, stage by stage
+    Bench(BenchArgs),
     /// List the style presets and what they make of a prompt
     Styles,
     /// Print the completions for a shell
@@ -329,6 +331,75 @@ pub(crate) struct ModelArgs {
     pub(crate) threads: Option<u16>,
 }
 
+/// Options of `bench`.
+#[derive(Args, Debug)]
+#[command(after_help = BENCH_NOTES)]
+pub(crate) struct BenchArgs {
+    /// Made-up weights of a published architecture, so that nothing has to be fetched: sd15 or sdxl
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true, conflicts_with_all = ["model", "vae"],
+          help_heading = MODEL)]
+    pub(crate) random: Option<Random>,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Width and height of the picture [default: the model's own size]
+    #[arg(short, long, value_name = "WxH", help_heading = MEASURING)]
+    pub(crate) size: Option<Size>,
+
+    /// Which stages, separated by commas: text, vae_encode, unet_step, controlnet_step, vae_decode, whole
+    /// [default: all but whole, and controlnet_step only where the model has a network for edges]
+    #[arg(long, value_name = "STAGES", value_enum, value_delimiter = ',', hide_possible_values = true,
+          help_heading = MEASURING)]
+    pub(crate) stages: Vec<BenchStage>,
+
+    /// How often each stage is measured, after one run that is not
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000),
+          help_heading = MEASURING)]
+    pub(crate) runs: u16,
+
+    /// Show where the time of each stage goes, by kind of layer
+    #[arg(long, help_heading = MEASURING)]
+    pub(crate) profile: bool,
+
+    /// Print one JSON object instead of a table
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) json: bool,
+
+    /// Instead of measuring, call the UNet once on a safetensors file's sample, timestep and context, and write what it
+    /// predicts, as out, to another
+    #[arg(long, num_args = 2, value_names = ["IN", "OUT"], value_hint = ValueHint::FilePath,
+          conflicts_with_all = ["stages", "profile", "json", "size"], help_heading = MEASURING)]
+    pub(crate) unet_io: Vec<PathBuf>,
+}
+
+/// Architectures that can be made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Random {
+    /// Stable Diffusion 1.5.
+    Sd15,
+    /// Stable Diffusion XL.
+    Sdxl,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum BenchStage {
+    /// Both texts.
+    Text,
+    /// A picture to latents.
+    VaeEncode,
+    /// One call of the UNet for both halves of the guidance.
+    UnetStep,
+    /// One call of the control network for both halves of the guidance.
+    ControlnetStep,
+    /// Latents to a picture.
+    VaeDecode,
+    /// A whole image-to-image.
+    Whole,
+}
+
 /// Where things are kept between runs.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DataArgs {
@@ -418,6 +489,17 @@ const STEERING: &str = "Steering";
 const DRAWING: &str = "Drawing";
 const MODEL: &str = "Model";
 const OUTPUT: &str = "Output";
+
+const MEASURING: &str = "Measuring";
+
+const BENCH_NOTES: &str = "A UNet step is one call for both halves of the guidance. Operations are counted as the textbook needs them (a
+multiply-add is two), so a layer that saves multiplications can pass the machine's peak, which is measured
+in the same run. whole is image-to-image: 20 steps, strength 0.6, cfg 7.5.
+
+Examples:
+  pentimento bench
+  pentimento bench --random sd15 --dtype auto --stages unet_step --profile
+  pentimento bench --model ./my-model --json > figures.json";
 
 const GENERATE_EXAMPLES: &str = "Examples:
   A new picture:

@@ -3,6 +3,7 @@
 //! [`cli`] is what can be typed; each command resolves it in its own module. Standard output carries only
 //! what was asked for, an error is one line on standard error, and [`failure`] gives the exit codes.
 
+mod bench;
 mod catalogue;
 mod cli;
 mod config;
@@ -25,11 +26,12 @@ mod words;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use cli::{Cli, Command};
 use failure::Failure;
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 fn main() -> ExitCode {
+    let started = Instant::now();
     let done = match Cli::try_parse() {
-        Ok(cli) => run(cli.command),
+        Ok(cli) => run(cli.command, started),
         Err(error) => explain(&error),
     };
     match done {
@@ -38,12 +40,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: Command, started: Instant) -> Result<(), Failure> {
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Models(args) => models::run(&args.command),
         Command::Lora(args) => lora::run(&args.command),
+        Command::Bench(args) => bench::run(&args, started),
         Command::Styles => styles::run(),
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command.as_deref()),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// A family of models that one file can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     /// Stable Diffusion 1.x.
     One,
     /// Stable Diffusion 2.x.
@@ -106,7 +106,7 @@ impl Family {
     }
 
     /// Folders of the tokenizers, and what each fills texts up with.
-    pub(super) fn tokenizers(self) -> &'static [(&'static str, &'static str)] {
+    pub(crate) fn tokenizers(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::One => &[("tokenizer", "<|endoftext|>")],
             Self::Two { .. } => &[("tokenizer", "!")],
@@ -123,7 +123,7 @@ impl Family {
     }
 
     /// Latent cells of the size that the family was made for: 512, 768 or 1024 pixels.
-    pub(super) fn sample_size(self) -> usize {
+    pub(crate) fn sample_size(self) -> usize {
         match self {
             Self::One | Self::Two { predicts_v: false } => 64,
             Self::Two { predicts_v: true } => 96,
@@ -132,7 +132,7 @@ impl Family {
     }
 
     /// What latents are multiplied with.
-    pub(super) fn scaling_factor(self) -> f64 {
+    pub(crate) fn scaling_factor(self) -> f64 {
         match self {
             Self::One | Self::Two { .. } => 0.18215,
             Self::Xl { .. } => 0.13025,
@@ -140,7 +140,7 @@ impl Family {
     }
 
     /// `model_index.json`.
-    pub(super) fn index(self) -> Value {
+    pub(crate) fn index(self) -> Value {
         let mut index = json!({
             "_class_name": "StableDiffusionPipeline",
             "scheduler": ["diffusers", self.scheduler_class()],
@@ -159,7 +159,7 @@ impl Family {
     }
 
     /// `scheduler/scheduler_config.json`.
-    pub(super) fn scheduler(self) -> Value {
+    pub(crate) fn scheduler(self) -> Value {
         let (predicts_v, zero_snr) = match self {
             Self::One => (false, false),
             Self::Two { predicts_v } => (predicts_v, false),

@@ -8,7 +8,8 @@ mod family;
 mod names;
 mod tokenizer;
 
-pub(crate) use tokenizer::NOTICE as TOKENIZER_NOTICE;
+pub(crate) use family::Family;
+pub(crate) use tokenizer::{NOTICE as TOKENIZER_NOTICE, files as tokenizer_files};
 
 use crate::{
     blob::Blob,
@@ -19,7 +20,7 @@ use crate::{
     source::{SafetensorsFiles, WeightSource},
     weights::{Origin, Weights},
 };
-use family::Family;
+
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,

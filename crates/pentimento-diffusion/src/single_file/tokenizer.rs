@@ -23,7 +23,7 @@ const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
 
 /// The files of a tokenizer folder.
-pub(super) fn files(pads_with: &str) -> [(&'static str, Bytes); 3] {
+pub(crate) fn files(pads_with: &str) -> [(&'static str, Bytes); 3] {
     let config = json!({
         "bos_token": START,
         "eos_token": END,

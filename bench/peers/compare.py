@@ -1,0 +1,96 @@
+"""Pentimento and its peers on the same random weights, in turns, in one run; prints seconds and ratios.
+
+    python compare.py FOLDER PENTIMENTO [--peers openvino-bf16,…] [--dtypes f32,bf16] [--stages unet_step,…] [--rounds N]
+
+FOLDER comes from make.py, PENTIMENTO is the program's release build. A ratio is the peer's median over Pentimento's, so
+above 1 Pentimento is faster. Errors are those of one UNet call, root mean square relative to PyTorch in f32.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+from safetensors.torch import load_file
+
+
+class Peer:
+    """A resident program."""
+
+    def __init__(self, folder, name):
+        self.name = name
+        command = [sys.executable, pathlib.Path(__file__).with_name("peer.py"), folder, *name.split("-")]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+
+    def ask(self, line):
+        print(line, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"{self.name} ended at {line}")
+        return float(answer)
+
+
+class Pentimento:
+    """Started anew for each measurement: its cold start is part of what is told."""
+
+    def __init__(self, folder, program, dtype):
+        self.name, self.folder, self.program, self.dtype = f"pentimento-{dtype}", folder, program, dtype
+        self.last = {}
+
+    def run(self, *options):
+        common = [self.program, "bench", "--model", self.folder / "model", "--dtype", self.dtype]
+        return subprocess.run([*common, *options], check=True, capture_output=True, text=True).stdout
+
+    def ask(self, line):
+        if line == "memory":
+            return self.last["peak_rss_bytes"]
+        if line == "out":
+            goal = self.folder / f"{self.name}.safetensors"
+            goal.unlink(missing_ok=True)
+            self.run("--unet-io", self.folder / "inputs.safetensors", goal)
+            return 0
+        self.last = json.loads(self.run("--stages", line, "--runs", "1", "--json"))
+        return self.last["stages"][line]["median_s"]
+
+
+def error(folder, name):
+    expected = load_file(folder / "expected.safetensors")["out"]
+    got = load_file(folder / f"{name}.safetensors")["out"]
+    return ((got - expected).square().mean().sqrt() / expected.square().mean().sqrt()).item()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("pentimento", type=pathlib.Path)
+    parser.add_argument("--peers", default="openvino-bf16,openvino-f32")
+    parser.add_argument("--dtypes", default="bf16,f32")
+    parser.add_argument("--stages", default="unet_step,vae_decode")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--errors", action="store_true", help="also the error of one UNet call")
+    typed = parser.parse_args()
+    ours = [Pentimento(typed.folder, typed.pentimento, dtype) for dtype in typed.dtypes.split(",")]
+    peers = [Peer(typed.folder, name) for name in typed.peers.split(",") if name]
+    for stage in typed.stages.split(","):
+        seconds = {one.name: [] for one in ours + peers}
+        for _ in range(typed.rounds):
+            for one in ours + peers:
+                seconds[one.name].append(one.ask(stage))
+        print(f"\n{stage:<12} median       " + "".join(f"over {one.name:<20}" for one in ours))
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        for name, median in medians.items():
+            ratios = "".join(f"{median / medians[one.name]:<25.2f}" for one in ours)
+            print(f"{name:<24} {median:8.3f} s   {ratios}", flush=True)
+    for one in ours + peers:
+        line = f"{one.name:<24} peak memory {one.ask('memory') / 2**30:.2f} GiB"
+        if typed.errors:
+            one.ask("out")
+            line += f", error {error(typed.folder, one.name):.1e}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
