@@ -6,7 +6,7 @@
 
 use crate::{
     error::{LoadError, Result},
-    ops::{self, Activation, LayerNorm, Linear},
+    ops::{self, Activation, Heads, LayerNorm, Linear},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -67,9 +67,10 @@ impl Layer {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.norm1.forward(x)?;
         let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
+        let heads = Heads { count: self.heads, precision: self.query.precision() };
         let mixed = match self.sight {
-            Sight::All => ops::attention(&q, &k, &v, self.heads)?,
-            Sight::Back => ops::causal_attention(&q, &k, &v, self.heads)?,
+            Sight::All => ops::attention(&q, &k, &v, heads)?,
+            Sight::Back => ops::causal_attention(&q, &k, &v, heads)?,
         };
         let x = self.out.forward_add(&mixed, x)?;
         let y = self.fc1.forward_act(&self.norm2.forward(&x)?, self.activation)?;

@@ -183,6 +183,10 @@ pub(crate) const WIDEST: usize = 1 << 20;
 /// Largest number of layers of one kind in a row, far above any model's.
 pub(crate) const DEEPEST: usize = 100;
 
+/// Cells of the latents for which convolutions are packed: those of Stable Diffusion 1.x at 512 by 512. The same for every
+/// model, whatever size its configuration names, so that a file, which names none, has the bytes of its folder.
+pub(crate) const PACKED_FOR: usize = 64 * 64;
+
 impl UnetConfig {
     /// Refuses what the engine would draw wrongly.
     pub(crate) fn check(&self, label: &str) -> Result<(), LoadError> {

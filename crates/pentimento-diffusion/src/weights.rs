@@ -108,7 +108,7 @@ impl Weights {
 
     /// Whether there is a tensor of this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.source.invent(name, &[]).is_some()
     }
 
     /// Names and shapes of all tensors.
@@ -144,7 +144,9 @@ impl Weights {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let origin = self.tensors.get(name).ok_or_else(|| absent(&*self.source, name))?;
+        let Some(origin) = self.tensors.get(name) else {
+            return self.source.invent(name, shape).ok_or_else(|| absent(&*self.source, name));
+        };
         if origin.shape != shape {
             return Err(LoadError::new(
                 LoadErrorKind::Tensor,
@@ -261,6 +263,7 @@ pub(crate) struct Scope<'a> {
     weights: &'a Weights,
     prefix: String,
     precision: crate::Precision,
+    pixels: usize,
     packed: Option<&'a Packed>,
     changes: Option<&'a Changes>,
 }
@@ -268,12 +271,23 @@ pub(crate) struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// The root of a part, whose layers will multiply in this precision.
     pub(crate) fn root(weights: &'a Weights, precision: crate::Precision) -> Self {
-        Self { weights, prefix: String::new(), precision, packed: None, changes: None }
+        Self { weights, prefix: String::new(), precision, pixels: 0, packed: None, changes: None }
     }
 
     /// The same place, whose layers are taken from this table, and put there where they are not yet.
     pub(crate) fn sharing(self, packed: Option<&'a Packed>) -> Self {
         Self { packed, ..self }
+    }
+
+    /// The same place, whose convolutions will give pictures of about so many pixels: they are packed for the algorithm
+    /// that is fastest there. 0 where that is not known or the stride is not 1: the direct sum.
+    pub(crate) fn drawing(&self, pixels: usize) -> Self {
+        Self { prefix: self.prefix.clone(), pixels, ..*self }
+    }
+
+    /// How many pixels [`Scope::drawing`] was told.
+    pub(crate) fn pixels(&self) -> usize {
+        self.pixels
     }
 
     /// The same place with changes of some layers laid over it.
@@ -312,7 +326,7 @@ impl<'a> Scope<'a> {
             return Ok(shared);
         }
         let weight = self.values("weight", &shape)?;
-        let weight = Arc::new(PackedConv::pack(weight.as_slice(), shape, self.precision));
+        let weight = Arc::new(PackedConv::pack_for(weight.as_slice(), shape, self.precision, self.pixels));
         self.share(LayerKind::Conv(weight.clone()), &shape);
         Ok(weight)
     }

@@ -109,6 +109,17 @@ impl ChannelNorm {
         ChannelNorm { channels }
     }
 
+    /// How many channels there are.
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Normalises part of a channel in place, then SiLU.
+    pub(crate) fn apply_to_channel(&self, isa: Isa, channel: usize, x: &mut [f32]) {
+        let [mean, scale, bias] = self.channels[channel];
+        normalize_in_place(isa, x, mean, scale, bias, NormActivation::Silu);
+    }
+
     /// Normalises part of the picture in place, `[channels, pixels]`, then the activation.
     ///
     /// # Panics

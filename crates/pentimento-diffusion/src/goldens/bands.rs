@@ -15,9 +15,9 @@ const AT_ONCE: Budget = Budget::of(1 << 30);
 /// So little that bands are as low as they get.
 const IN_BANDS: Budget = Budget::of(1 << 12);
 
-/// The largest difference that the order of sums makes, in deviations of the whole picture's values. A byte of a
-/// picture is some 1e-2 of them.
-const TOLERANCE: f64 = 1e-5;
+/// The largest difference that the order of sums makes, in deviations of the whole picture's values: of the norms' sums,
+/// and of Winograd's tiles, which begin elsewhere in a band. A byte of a picture is some 1e-2 of them.
+const TOLERANCE: f64 = 3e-5;
 
 /// Height and width in latent cells, and a model: odd ones, so that bands do not come out even.
 const CASES: [(&str, usize, usize); 3] = [("tiny-sd15", 37, 9), ("default", 19, 11), ("tiny-taesd", 131, 5)];

@@ -4,8 +4,9 @@
 //! picture ends; a norm first sees all of the picture, part by part, and is then applied part by part.
 
 use super::{Conv2d, GroupNorm};
+use crate::profile::{self, LayerKind};
 use pentimento_kernels::{
-    ChannelNorm, ConvOptions, NormActivation, Padding, Upsample, add_channel_sums, conv2d, conv2d_output_size,
+    ChannelNorm, ConvOptions, Padding, Upsample, add_channel_sums, conv2d, conv2d_output_size,
 };
 
 /// Whether rows are a picture's first or last ones, beyond which a convolution sees its zeros.
@@ -28,44 +29,53 @@ impl Conv2d {
 
     /// `[inputs, rows, W] -> [outputs, rows', W']`
     pub(crate) fn forward_rows(&self, x: &[f32], width: usize, edges: Edges) -> Vec<f32> {
-        self.apply_rows(x, width, edges, Upsample::None, None)
+        self.apply_rows(x, width, edges, self.options())
     }
 
-    /// The same with `residual` `[outputs, rows', W']` added.
-    pub(crate) fn forward_rows_add(
+    /// The same behind a norm and SiLU.
+    pub(crate) fn forward_rows_normed(
         &self,
+        norm: &ChannelNorm,
+        x: &[f32],
+        width: usize,
+        edges: Edges,
+    ) -> Vec<f32> {
+        self.apply_rows(x, width, edges, ConvOptions { norm: Some(norm), ..self.options() })
+    }
+
+    /// The same behind a norm and SiLU, with `residual` `[outputs, rows', W']` added.
+    pub(crate) fn forward_rows_normed_add(
+        &self,
+        norm: &ChannelNorm,
         x: &[f32],
         width: usize,
         edges: Edges,
         residual: &[f32],
     ) -> Vec<f32> {
-        self.apply_rows(x, width, edges, Upsample::None, Some(residual))
+        let options = ConvOptions { norm: Some(norm), residual: Some(residual), ..self.options() };
+        self.apply_rows(x, width, edges, options)
     }
 
     /// The same on rows that are doubled in height and width.
     pub(crate) fn forward_rows_doubled(&self, x: &[f32], width: usize, edges: Edges) -> Vec<f32> {
-        self.apply_rows(x, width, edges, Upsample::Nearest2, None)
+        self.apply_rows(x, width, edges, ConvOptions { upsample: Upsample::Nearest2, ..self.options() })
     }
 
-    fn apply_rows(
-        &self,
-        x: &[f32],
-        width: usize,
-        edges: Edges,
-        upsample: Upsample,
-        residual: Option<&[f32]>,
-    ) -> Vec<f32> {
+    fn apply_rows(&self, x: &[f32], width: usize, edges: Edges, options: ConvOptions) -> Vec<f32> {
         let at_edge = |edge: bool, padding: usize| if edge { padding } else { 0 };
         let padding = Padding {
             top: at_edge(edges.top, self.padding.top),
             bottom: at_edge(edges.bottom, self.padding.bottom),
             ..self.padding
         };
-        let options = ConvOptions { padding, upsample, residual, ..self.options() };
+        let options = ConvOptions { padding, ..options };
         let height = x.len() / (self.weight.c_in() * width);
         let (out_height, out_width) = conv2d_output_size(height, width, &self.weight, &options);
         let mut y = vec![0f32; self.outputs() * out_height * out_width];
-        conv2d(x, [1, self.weight.c_in(), height, width], &self.weight, &options, &mut y);
+        let (kind, flops) = self.work(y.len());
+        profile::layer(kind, flops, || {
+            conv2d(x, [1, self.weight.c_in(), height, width], &self.weight, &options, &mut y);
+        });
         y
     }
 }
@@ -85,7 +95,7 @@ impl Moments {
     /// Sees rows `[C, rows, W]`, each once.
     pub(crate) fn add(&mut self, rows: &[f32]) {
         let pixels = rows.len() / self.sums.len();
-        add_channel_sums(rows, pixels, &mut self.sums);
+        profile::layer(LayerKind::GroupNorm, 0, || add_channel_sums(rows, pixels, &mut self.sums));
         self.pixels += pixels;
     }
 }
@@ -95,10 +105,5 @@ impl GroupNorm {
     pub(crate) fn of_moments(&self, moments: &Moments) -> ChannelNorm {
         let Moments { sums, pixels } = moments;
         ChannelNorm::new(sums, *pixels, self.groups, &self.weight, &self.bias, self.epsilon)
-    }
-
-    /// Normalises rows in place, with SiLU behind.
-    pub(crate) fn silu_rows(norm: &ChannelNorm, rows: &mut [f32], channels: usize) {
-        norm.apply(rows, rows.len() / channels, NormActivation::Silu);
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     error::{LoadError, Result},
-    ops::{self, GroupNorm, LayerNorm, Linear},
+    ops::{self, GroupNorm, Heads, LayerNorm, Linear},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -159,6 +159,7 @@ impl Attention {
     /// What the tokens `x` find in `key` and `value`, added to `residual`.
     fn forward_add(&self, x: &Tensor, key: &Tensor, value: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let query = self.query.forward(x)?;
-        self.out.forward_add(&ops::attention(&query, key, value, self.heads)?, residual)
+        let heads = Heads { count: self.heads, precision: self.query.precision() };
+        self.out.forward_add(&ops::attention(&query, key, value, heads)?, residual)
     }
 }

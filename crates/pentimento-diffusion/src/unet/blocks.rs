@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::{LoadError, Result},
-    ops::Conv2d,
+    ops::{Conv2d, Padding},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -91,9 +91,9 @@ impl DownLevel {
         let layers = Layers::load(scope, &layer_inputs, outputs, style, cross_layers)?;
         let downsample = match downsample {
             Some(padding) => {
-                let conv = Conv2d::load(&scope.at("downsamplers.0.conv"), outputs, outputs, 3)?;
                 // diffusers' Downsample2D without padding pads below and right alone.
-                Some(if padding == 0 { conv.halving_bottom_right() } else { conv.halving(padding) })
+                let padding = if padding == 0 { Padding::BOTTOM_RIGHT } else { Padding::all(padding) };
+                Some(Conv2d::halving(&scope.at("downsamplers.0.conv"), outputs, outputs, padding)?)
             }
             None => None,
         };

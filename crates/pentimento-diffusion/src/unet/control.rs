@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::UnetConfig,
     error::{LoadError, Result},
-    ops::{Activation, Conv2d},
+    ops::{Activation, Conv2d, Padding},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -140,7 +140,7 @@ impl HintEmbedding {
         for (index, pair) in widths.windows(2).enumerate() {
             let place = |index: usize| scope.at("blocks").at(index);
             blocks.push(Conv2d::load(&place(2 * index), pair[0], pair[0], 3)?);
-            blocks.push(Conv2d::load(&place(2 * index + 1), pair[0], pair[1], 3)?.halving(1));
+            blocks.push(Conv2d::halving(&place(2 * index + 1), pair[0], pair[1], Padding::all(1))?);
         }
         let (first, last) = (widths.first().copied().unwrap_or(1), widths.last().copied().unwrap_or(1));
         Ok(Self {

@@ -15,7 +15,7 @@ pub(crate) use control::{ControlNet, Residuals};
 pub(crate) use time::{Added, AddedInputs};
 
 use crate::{
-    config::{PerLevel, UnetConfig, unsupported},
+    config::{PACKED_FOR, PerLevel, UnetConfig, unsupported},
     error::{LoadError, LoadErrorKind, Result},
     ops::{Conv2d, GroupNorm},
     weights::Scope,
@@ -62,6 +62,8 @@ struct Levels {
     layers: Vec<usize>,
     styles: Vec<TransformerStyle>,
     resnet: ResnetStyle,
+    /// For which their convolutions are packed.
+    pixels: Vec<usize>,
 }
 
 impl Levels {
@@ -81,6 +83,8 @@ impl Levels {
         let layers = per_level("layers_per_block", &config.layers_per_block)?;
         let groups = config.norm_num_groups.ok_or_else(|| unsupported(label, "norm_num_groups", "null"))?;
         check_divisible(&channels, &heads, groups, label)?;
+        let pixels = (0..count).map(|level| (0..level).fold(PACKED_FOR, |pixels, _| pixels / 4));
+        let pixels = pixels.collect();
         let styles = (0..count).map(|level| TransformerStyle {
             heads: heads[level],
             depth: depths[level],
@@ -97,6 +101,7 @@ impl Levels {
                 time: Some(TimeEmbedding::width(channels[0])),
             },
             channels,
+            pixels,
         })
     }
 
@@ -205,7 +210,7 @@ fn load_down(
         let inputs = levels.channels[level.saturating_sub(1)];
         let style = levels.style(level, kind, levels.layers[level], label)?;
         let downsample = (level + 1 < count).then_some(config.downsample_padding);
-        let scope = scope.at("down_blocks").at(level);
+        let scope = scope.at("down_blocks").at(level).drawing(levels.pixels[level]);
         down.push(DownLevel::load(&scope, inputs, levels.channels[level], style, downsample, cross_layers)?);
     }
     Ok(down)
@@ -213,7 +218,7 @@ fn load_down(
 
 fn load_middle(scope: &Scope, levels: &Levels, cross_layers: &mut usize) -> Result<MiddleLevel, LoadError> {
     let last = levels.channels.len() - 1;
-    let scope = scope.at("mid_block");
+    let scope = scope.at("mid_block").drawing(levels.pixels[last]);
     MiddleLevel::load(&scope, levels.channels[last], levels.resnet, levels.styles[last], cross_layers)
 }
 
@@ -236,7 +241,7 @@ fn load_up(
         let mut skips = vec![outputs; layers];
         skips[layers - 1] = levels.channels[level.saturating_sub(1)];
         let style = levels.style(level, kind, layers, label)?;
-        let scope = scope.at("up_blocks").at(index);
+        let scope = scope.at("up_blocks").at(index).drawing(levels.pixels[level]);
         up.push(UpLevel::load(&scope, below, &skips, outputs, style, level > 0, cross_layers)?);
         below = outputs;
     }

@@ -84,7 +84,8 @@ pub(crate) struct Upsample(Conv2d);
 
 impl Upsample {
     pub(crate) fn load(scope: &Scope, channels: usize) -> Result<Self, LoadError> {
-        Ok(Self(Conv2d::load(&scope.at("upsamplers.0.conv"), channels, channels, 3)?))
+        let doubled = scope.at("upsamplers.0.conv").drawing(scope.pixels().saturating_mul(4));
+        Ok(Self(Conv2d::load(&doubled, channels, channels, 3)?))
     }
 
     /// `size` is the height and width of the result; `None` doubles.

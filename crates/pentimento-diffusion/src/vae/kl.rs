@@ -14,7 +14,7 @@ use crate::{
     config::{VaeConfig, unsupported},
     error::{LoadError, Result},
     interruption,
-    ops::{self, Conv2d, Edges, GroupNorm, Linear},
+    ops::{self, Conv2d, Edges, GroupNorm, Heads, Linear, Padding},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -81,6 +81,11 @@ fn style(config: &VaeConfig) -> NormStyle {
     NormStyle { groups: config.norm_num_groups, epsilon: 1e-6 }
 }
 
+/// Pixels of a picture that was doubled in height and width so many times.
+fn enlarged(pixels: usize, times: usize) -> usize {
+    (0..times).fold(pixels, |pixels, _| pixels.saturating_mul(4))
+}
+
 /// A convolution of 3 by 3 over the whole picture.
 fn convolve(conv: &Conv2d, x: &Planes, budget: Budget) -> Planes {
     let Planes { height, width, .. } = *x;
@@ -99,9 +104,7 @@ fn convolve_normed(norm: &GroupNorm, conv: &Conv2d, x: &Planes, budget: Budget) 
     let mut result = Planes::unwritten(conv.outputs(), height, width);
     for band in budget.bands(height, x.channels * width) {
         let Reach { rows, edges, .. } = Reach::of(&band, height);
-        let mut y = x.rows(rows).into_owned();
-        GroupNorm::silu_rows(&norm, &mut y, x.channels);
-        result.put(band, conv.forward_rows(&y, width, edges));
+        result.put(band, conv.forward_rows_normed(&norm, &x.rows(rows), width, edges));
     }
     result
 }
@@ -158,12 +161,13 @@ impl Encoder {
         let style = style(config);
         let mut levels = Vec::with_capacity(channels.len());
         let mut inputs = channels[0];
+        let pixels = |level: usize| enlarged(scope.pixels(), channels.len() - 1 - level);
         for (level, outputs) in channels.iter().copied().enumerate() {
-            let scope = scope.at("down_blocks").at(level);
+            let scope = scope.at("down_blocks").at(level).drawing(pixels(level));
             let resnets = load_resnets(&scope, config.layers_per_block, inputs, outputs, style)?;
             let downsample = if level + 1 < channels.len() {
-                let conv = Conv2d::load(&scope.at("downsamplers.0.conv"), outputs, outputs, 3)?;
-                Some(conv.halving_bottom_right())
+                let scope = scope.at("downsamplers.0.conv");
+                Some(Conv2d::halving(&scope, outputs, outputs, Padding::BOTTOM_RIGHT)?)
             } else {
                 None
             };
@@ -210,11 +214,15 @@ impl Decoder {
         let deepest = channels[channels.len() - 1];
         let mut levels = Vec::with_capacity(channels.len());
         let mut inputs = deepest;
+        let pixels = |level: usize| enlarged(scope.pixels(), level);
         for (level, outputs) in channels.iter().rev().copied().enumerate() {
-            let scope = scope.at("up_blocks").at(level);
+            let scope = scope.at("up_blocks").at(level).drawing(pixels(level));
             let resnets = load_resnets(&scope, config.layers_per_block + 1, inputs, outputs, style)?;
             let upsample = match level + 1 < channels.len() {
-                true => Some(Conv2d::load(&scope.at("upsamplers.0.conv"), outputs, outputs, 3)?),
+                true => {
+                    let doubled = scope.at("upsamplers.0.conv").drawing(pixels(level + 1));
+                    Some(Conv2d::load(&doubled, outputs, outputs, 3)?)
+                }
                 false => None,
             };
             levels.push((resnets, upsample));
@@ -310,7 +318,8 @@ impl PixelAttention {
         let y = self.norm.forward(x)?.reshape((batch, channels, height * width))?;
         let y = y.transpose(1, 2)?.contiguous()?;
         let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
-        let y = self.out.forward(&ops::attention(&q, &k, &v, 1)?)?;
+        let heads = Heads { count: 1, precision: self.query.precision() };
+        let y = self.out.forward(&ops::attention(&q, &k, &v, heads)?)?;
         // [B, H·W, C] -> [B, C, H, W]
         x + y.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?
     }

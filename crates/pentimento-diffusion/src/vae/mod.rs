@@ -10,7 +10,7 @@ mod resnet;
 mod tiny;
 
 use crate::{
-    config::{VaeConfig, unsupported},
+    config::{PACKED_FOR, VaeConfig, unsupported},
     error::{LoadError, Result},
     weights::Scope,
 };
@@ -48,6 +48,7 @@ impl Vae {
     /// Binds the weights.
     pub(crate) fn load(scope: &Scope, config: &VaeConfig, label: &str) -> Result<Self, LoadError> {
         config.check(label)?;
+        let scope = &scope.drawing(PACKED_FOR);
         let (network, default_scale) = match config.class_name.as_str() {
             // 0.18215 and 1.0: the defaults of the two classes in diffusers.
             "AutoencoderKL" => {

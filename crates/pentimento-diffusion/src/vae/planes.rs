@@ -18,8 +18,8 @@ use std::{borrow::Cow, ops::Range};
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// 16 MiB: far above what all threads need to be busy, far below the 256 MiB of the largest layer at 512x512.
-    pub(crate) const USUAL: Self = Self(16 << 20);
+    /// 128 MiB: of the layers of Stable Diffusion at 512x512 only one, of 256 MiB, is worked on in more than one band.
+    pub(crate) const USUAL: Self = Self(128 << 20);
 
     /// So many bytes.
     #[cfg(test)]
@@ -29,18 +29,19 @@ impl Budget {
 
     /// Whether values of this shape are few enough to be held beside others without a thought.
     pub(super) fn holds(self, channels: usize, height: usize, width: usize) -> bool {
-        channels * height * width * size_of::<f32>() <= 8 * self.0
+        channels * height * width * size_of::<f32>() <= 2 * self.0
     }
 
     /// Rows of `row` values each that make up what is held of the largest layers at once.
     pub(super) fn rows_at_once(self, row: usize) -> usize {
-        (8 * self.0 / (row * size_of::<f32>()).max(1)).max(1)
+        (self.0 / (row * size_of::<f32>()).max(1)).max(1)
     }
 
     /// Runs of rows, all of one length but for the last, of `height` rows of `row` values.
     pub(super) fn bands(self, height: usize, row: usize) -> impl Iterator<Item = Range<usize>> {
-        // Under 8 rows more is spent on the rows around a band than on its own.
-        let rows = (self.0 / (row * size_of::<f32>()).max(1)).max(8);
+        // Under 8 rows more is spent on the rows around a band than on its own. Fours are the rows of Winograd's tiles: a
+        // band that starts with one has the bytes of the whole.
+        let rows = (self.0 / (row * size_of::<f32>()).max(1)).max(8) & !3;
         (0..height).step_by(rows).map(move |start| start..(start + rows).min(height))
     }
 }
@@ -128,10 +129,22 @@ impl Reach {
 }
 
 /// Rows of a band `[C, rows, W]`.
-pub(super) fn rows_of_band(band: &[f32], channels: usize, width: usize, rows: Range<usize>) -> Vec<f32> {
+pub(super) fn rows_of_band(
+    band: Cow<'_, [f32]>,
+    channels: usize,
+    width: usize,
+    rows: Range<usize>,
+) -> Cow<'_, [f32]> {
     let plane = (band.len() / channels).max(1);
     let cut = rows.start * width..rows.end * width;
-    band.chunks_exact(plane).flat_map(|plane| &plane[cut.clone()]).copied().collect()
+    if cut == (0..plane) {
+        return band;
+    }
+    let mut copy = vec![0.0; channels * cut.len()];
+    copy.par_chunks_mut(cut.len().max(1))
+        .zip(band.par_chunks(plane))
+        .for_each(|(copy, plane)| copy.copy_from_slice(&plane[cut.clone()]));
+    Cow::Owned(copy)
 }
 
 /// Planes as a layer reads them: as they are, or doubled by a convolution each time they are read, where the doubled
@@ -176,12 +189,12 @@ impl Source<'_> {
     pub(super) fn rows(&self, rows: Range<usize>) -> Cow<'_, [f32]> {
         match self {
             Self::Whole(planes) => planes.rows(rows),
-            Self::Doubled { x, conv } => Cow::Owned(doubled_rows(x, conv, rows)),
+            Self::Doubled { x, conv } => doubled_rows(x, conv, rows),
         }
     }
 }
 
-fn doubled_rows(x: &Planes, conv: &Conv2d, rows: Range<usize>) -> Vec<f32> {
+fn doubled_rows(x: &Planes, conv: &Conv2d, rows: Range<usize>) -> Cow<'static, [f32]> {
     // The kernel reads one doubled row above and one below.
     let from = rows.start.saturating_sub(1) / 2;
     let to = (rows.end / 2 + 1).min(x.height);
@@ -189,5 +202,5 @@ fn doubled_rows(x: &Planes, conv: &Conv2d, rows: Range<usize>) -> Vec<f32> {
     let band = conv.forward_rows_doubled(&x.rows(from..to), x.width, edges);
     // Without the zeros above, the first row that comes out is the second one of what went in.
     let first = if edges.top { 0 } else { 2 * from + 1 };
-    rows_of_band(&band, conv.outputs(), 2 * x.width, rows.start - first..rows.end - first)
+    rows_of_band(Cow::Owned(band), conv.outputs(), 2 * x.width, rows.start - first..rows.end - first)
 }

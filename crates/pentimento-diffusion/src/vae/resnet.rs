@@ -10,6 +10,7 @@ use crate::{
     ops::{Conv2d, GroupNorm, Moments},
     weights::Scope,
 };
+use std::borrow::Cow;
 
 /// Norm, SiLU, convolution, twice, around a shortcut.
 pub(super) struct Resnet {
@@ -53,9 +54,8 @@ impl Resnet {
         let Planes { channels, height, width, .. } = inner;
         for band in budget.bands(height, channels * width) {
             let Reach { rows, edges, .. } = Reach::of(&band, height);
-            let mut y = inner.rows(rows).into_owned();
-            GroupNorm::silu_rows(&norm, &mut y, channels);
-            let y = self.conv2.forward_rows_add(&y, width, edges, &result.rows(band.clone()));
+            let (inner, residual) = (inner.rows(rows), result.rows(band.clone()));
+            let y = self.conv2.forward_rows_normed_add(&norm, &inner, width, edges, &residual);
             result.put(band, y);
         }
         result
@@ -74,13 +74,12 @@ impl Resnet {
         let mut moments = Moments::none(outputs);
         for band in bands() {
             let Reach { rows, edges, above } = Reach::of(&band, height);
-            let mut y = x.rows(rows);
+            let y = x.rows(rows);
             if let (Some(conv), Some(shortcut)) = (&self.shortcut, &mut shortcut) {
-                let own = rows_of_band(&y, channels, width, above..above + band.len());
+                let own = rows_of_band(Cow::Borrowed(&y), channels, width, above..above + band.len());
                 shortcut.put(band.clone(), conv.forward_rows(&own, width, edges));
             }
-            GroupNorm::silu_rows(&norm, y.to_mut(), channels);
-            let y = self.conv1.forward_rows(&y, width, edges);
+            let y = self.conv1.forward_rows_normed(&norm, &y, width, edges);
             moments.add(&y);
             inner.put(band, y);
         }

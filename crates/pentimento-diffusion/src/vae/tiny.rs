@@ -9,7 +9,7 @@ use super::planes::Budget;
 use crate::{
     config::{VaeConfig, unsupported},
     error::{LoadError, Result},
-    ops::{self, Activation, Conv2d},
+    ops::{self, Activation, Conv2d, Padding},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -149,7 +149,7 @@ fn load_encoder(scope: &Scope, config: &VaeConfig, activation: Activation) -> Re
         let scope_here = scope.at(layers.len());
         layers.push(Layer::Conv(match level {
             0 => Conv2d::load(&scope_here, channels, width, 3)?,
-            _ => Conv2d::without_bias(&scope_here, channels, width, 3)?.halving(1),
+            _ => Conv2d::halving_without_bias(&scope_here, channels, width, Padding::all(1))?,
         }));
         channels = width;
         for _ in 0..*blocks {

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
 use crate::isa::{Arith, Isa, per_isa};
+use crate::norm::ChannelNorm;
 use crate::pack::{Precision, WeightsRef, pack_rows};
 use crate::scratch::{self, LANES, Line, SharedOut};
 use patches::{Patches, Spot};
@@ -23,6 +24,9 @@ pub struct PackedConv {
     precision: Precision,
     words: Words,
 }
+
+/// Kernels whose transformed weights are 9 MiB in f32: as few as that need no smaller storage.
+const FEW_KERNELS: usize = 256 * 256;
 
 /// The weights, by algorithm.
 #[derive(Clone, Debug)]
@@ -53,7 +57,8 @@ impl PackedConv {
 
     /// Packs weights of shape `[c_out, c_in, 3, 3]` for Winograd's algorithm in f32: a quarter of the multiplications
     /// and more than twice the speed, for 4 times the memory and an error (root mean square) of about 1.5e-6 of the
-    /// output's standard deviation, against 3e-7 of the direct sum. Such a convolution has stride 1. [`PackedConv::winograd_pays`] tells where it is worth it.
+    /// output's standard deviation, against 3e-7 of the direct sum. Such a convolution has stride 1.
+    /// [`PackedConv::winograd_pays`] tells where it is worth it.
     ///
     /// # Panics
     /// If `weights` does not hold `c_out · c_in · 9` elements.
@@ -78,6 +83,32 @@ impl PackedConv {
         assert_eq!(weights.len(), c_out * c_in * 9, "weights of a convolution [{c_out}, {c_in}, 3, 3]");
         let words = Words::Winograd(WinogradWeights::transform_f16(weights, c_out, c_in));
         PackedConv { shape: [c_out, c_in, 3, 3], precision: Precision::F32, words }
+    }
+
+    /// Packs weights of shape `[c_out, c_in, kernel_height, kernel_width]` for a convolution of stride 1 by the algorithm
+    /// that is fastest for output pictures of about `pixels` pixels, in at most the error of `precision`. It works for
+    /// pictures of any size.
+    ///
+    /// In [`Precision::Bf16`] too Winograd's algorithm multiplies in f32, with weights stored in f16 where there are many:
+    /// on a machine whose bf16 products are twice as fast as f32's that is still half as fast again as the direct sum,
+    /// and more exact.
+    ///
+    /// # Panics
+    /// As [`PackedConv::pack`].
+    pub fn pack_for<'a>(
+        weights: impl Into<WeightsRef<'a>>,
+        shape: [usize; 4],
+        precision: Precision,
+        pixels: usize,
+    ) -> PackedConv {
+        let [c_out, c_in, ..] = shape;
+        match precision {
+            _ if !PackedConv::winograd_pays(shape, pixels) => PackedConv::pack(weights, shape, precision),
+            Precision::Bf16 if c_in * c_out > FEW_KERNELS => {
+                PackedConv::pack_winograd_f16(weights, c_out, c_in)
+            }
+            Precision::F32 | Precision::Bf16 => PackedConv::pack_winograd(weights, c_out, c_in),
+        }
     }
 
     /// Whether [`PackedConv::pack_winograd`] is faster than [`PackedConv::pack`] in f32 for a convolution of stride 1
@@ -169,6 +200,9 @@ pub struct ConvOptions<'a> {
     pub stride: usize,
     /// Zeros around the (enlarged) input.
     pub padding: Padding,
+    /// A norm of the input's channels with SiLU behind it, applied to each value as it is read: the zeros of the padding
+    /// come after it.
+    pub norm: Option<&'a ChannelNorm>,
     /// Enlargement of the input before padding.
     pub upsample: Upsample,
     /// `[c_out]`.
@@ -182,7 +216,15 @@ pub struct ConvOptions<'a> {
 impl Default for ConvOptions<'_> {
     fn default() -> Self {
         let (padding, upsample) = (Padding::default(), Upsample::None);
-        ConvOptions { stride: 1, padding, upsample, bias: None, channel_add: None, residual: None }
+        ConvOptions {
+            stride: 1,
+            padding,
+            norm: None,
+            upsample,
+            bias: None,
+            channel_add: None,
+            residual: None,
+        }
     }
 }
 
@@ -231,11 +273,15 @@ pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOption
         "[{batch}, {c_out}] added to channels"
     );
     assert!(options.residual.is_none_or(|added| added.len() == out.len()), "residual of a convolution");
+    assert!(
+        options.norm.is_none_or(|norm| norm.channels() == c_in),
+        "norm of a convolution's {c_in} channels"
+    );
     let isa = Isa::current();
     let layer = Layer {
         isa,
         kernel: Kernel::new(isa, w.precision()),
-        patches: Patches::new(x, shape, w.kernel(), options, out_width),
+        patches: Patches::new(isa, x, shape, w.kernel(), options, out_width),
         w,
         options,
         pixels,
@@ -302,7 +348,7 @@ impl Layer<'_> {
             for step in (0..steps.max(1)).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
                 for (spot, lines) in spots.iter().zip(lines.chunks_exact_mut(GROUPS * STEPS)) {
-                    self.patches.gather(self.isa, spot, step..step + count, self.w.precision(), lines);
+                    self.patches.gather(spot, step..step + count, self.w.precision(), lines);
                 }
                 for channel in channels.clone().step_by(ROWS) {
                     let rows = ROWS.min(channels.end - channel);

@@ -10,6 +10,7 @@ use super::{ConvOptions, Upsample};
 use crate::bf16::round_slice;
 use crate::gemm::STEPS;
 use crate::isa::{Arith, Isa, per_isa};
+use crate::norm::ChannelNorm;
 use crate::pack::Precision;
 use crate::scratch::{self, LANES, Line, floats_mut, halves_mut, prefetch};
 
@@ -23,7 +24,9 @@ pub(super) struct Spot {
 
 /// The input of a convolution and how it is walked.
 pub(super) struct Patches<'a> {
+    isa: Isa,
     x: &'a [f32],
+    norm: Option<&'a ChannelNorm>,
     /// `[batch, channels, height, width]` as stored, or one row of all pixels for a kernel of a single pixel.
     shape: [usize; 4],
     kernel: (usize, usize),
@@ -54,10 +57,11 @@ struct Group {
 
 impl<'a> Patches<'a> {
     pub(super) fn new(
+        isa: Isa,
         x: &'a [f32],
         shape: [usize; 4],
         kernel: (usize, usize),
-        options: &ConvOptions,
+        options: &ConvOptions<'a>,
         out_width: usize,
     ) -> Self {
         let (stride, padding) = (options.stride, options.padding);
@@ -69,18 +73,24 @@ impl<'a> Patches<'a> {
         } else {
             (shape, out_width)
         };
-        Patches { x, shape, kernel, stride, top: padding.top, left: padding.left, factor, out_width }
+        let norm = options.norm;
+        Patches {
+            isa,
+            x,
+            norm,
+            shape,
+            kernel,
+            stride,
+            top: padding.top,
+            left: padding.left,
+            factor,
+            out_width,
+        }
     }
 
     /// Fills `lines`, `[groups][STEPS]`, with the spot's patches for a range of steps.
-    pub(super) fn gather(
-        &self,
-        isa: Isa,
-        spot: &Spot,
-        steps: Range<usize>,
-        precision: Precision,
-        lines: &mut [Line],
-    ) {
+    pub(super) fn gather(&self, spot: &Spot, steps: Range<usize>, precision: Precision, lines: &mut [Line]) {
+        let isa = self.isa;
         let taps = self.kernel.0 * self.kernel.1;
         let per_step = if precision == Precision::Bf16 { 2 } else { 1 };
         let last = (steps.end * per_step).min(self.shape[1] * taps);
@@ -129,7 +139,7 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Writes the window of each channel, padding and enlargement included.
+    /// Writes the window of each channel, normalised, padding and enlargement included.
     pub(super) fn stage(&self, image: usize, channels: Range<usize>, window: &Window, stage: &mut [f32]) {
         let [_, all_channels, height, width] = self.shape;
         // Columns of the window before, in and after the enlarged picture.
@@ -153,6 +163,9 @@ impl<'a> Patches<'a> {
                     staged.copy_from_slice(&row[first..first + inside]);
                 } else {
                     staged.iter_mut().enumerate().for_each(|(i, out)| *out = row[(first + i) / self.factor]);
+                }
+                if let Some(norm) = self.norm {
+                    norm.apply_to_channel(self.isa, channel, staged);
                 }
             }
         }

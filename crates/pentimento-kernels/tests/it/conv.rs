@@ -1,5 +1,6 @@
 use pentimento_kernels::{
-    ConvOptions, Isa, PackedConv, Padding, Precision, Upsample, conv2d, conv2d_output_size,
+    ChannelNorm, ConvOptions, Isa, NormActivation, PackedConv, Padding, Precision, Upsample,
+    add_channel_sums, conv2d, conv2d_output_size,
 };
 
 use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
@@ -183,6 +184,52 @@ fn winograd_is_accurate_at_many_channels() {
             assert!(worst < tolerance * deviation, "{isa:?}: {worst} at a deviation of {deviation}");
         }
     });
+}
+
+#[test]
+fn a_norm_on_the_way_in_is_the_norm_before() {
+    on_each_isa(|_| {
+        let (c_in, c_out, height, width) = (36, 34, 13, 21);
+        let mut random = Random(7);
+        let (x, w) = (random.values(c_in * height * width), random.values(c_out * c_in * 9));
+        let (weight, bias) = (random.values(c_in), random.values(c_in));
+        let mut sums = vec![[0.0; 2]; c_in];
+        add_channel_sums(&x, height * width, &mut sums);
+        let norm = ChannelNorm::new(&sums, height * width, 4, &weight, &bias, 1e-5);
+        let mut before = x.clone();
+        norm.apply(&mut before, height * width, NormActivation::Silu);
+        let shape = [1, c_in, height, width];
+        for packed in [
+            PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::F32),
+            PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Bf16),
+            PackedConv::pack_winograd(&w[..], c_out, c_in),
+        ] {
+            let plain = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
+            let normed = ConvOptions { norm: Some(&norm), ..plain };
+            let [mut out, mut expected] = [(); 2].map(|()| vec![f32::NAN; c_out * height * width]);
+            conv2d(&x, shape, &packed, &normed, &mut out);
+            conv2d(&before, shape, &packed, &plain, &mut expected);
+            assert_same_bytes(&out, &expected, "normed on the way in");
+        }
+    });
+}
+
+#[test]
+fn the_algorithm_follows_from_the_size() {
+    let w = vec![0.5; 512 * 512 * 9];
+    let bytes = |c_in: usize, c_out: usize, precision: Precision, pixels: usize| {
+        let weights = &w[..c_in * c_out * 9];
+        PackedConv::pack_for(weights, [c_out, c_in, 3, 3], precision, pixels).bytes() as f64
+            / weights.len() as f64
+    };
+    // Bytes a weight: direct 4 and 2; Winograd 36 values for 9 weights.
+    assert_eq!(bytes(64, 64, Precision::F32, 0), 4.0);
+    assert_eq!(bytes(64, 64, Precision::Bf16, 16 * 16), 2.0);
+    assert_eq!(bytes(64, 64, Precision::F32, 64 * 64), 16.0);
+    assert_eq!(bytes(64, 64, Precision::Bf16, 64 * 64), 16.0);
+    assert_eq!(bytes(512, 512, Precision::Bf16, 64 * 64), 8.0);
+    // Too few channels to be worth it.
+    assert_eq!(bytes(4, 64, Precision::F32, 64 * 64), 4.0);
 }
 
 #[test]
