@@ -422,6 +422,26 @@ impl Activation {
     }
 }
 
+/// A picture's pixels as tokens: `[B, C, H, W] -> [B, H·W, C]`
+pub(crate) fn tokens(picture: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = picture.dims4()?;
+    let mut y = vec![0f32; picture.elem_count()];
+    with_values(picture, |x| kernels::transpose(x, [batch, channels, height * width], None, &mut y))?;
+    Tensor::from_vec(y, (batch, height * width, channels), &Device::Cpu)
+}
+
+/// Tokens `[B, H·W, C]` as the picture that they are, added to `picture` `[B, C, H, W]`.
+pub(crate) fn add_tokens(picture: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = picture.dims4()?;
+    let mut y = vec![0f32; picture.elem_count()];
+    with_values(picture, |picture| {
+        with_values(tokens, |x| {
+            kernels::transpose(x, [batch, height * width, channels], Some(picture), &mut y);
+        })
+    })??;
+    Tensor::from_vec(y, picture.dims(), &Device::Cpu)
+}
+
 /// Nearest-neighbour resize of `[B, C, H, W]`.
 pub(crate) fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     x.upsample_nearest2d(height, width)

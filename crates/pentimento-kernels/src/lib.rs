@@ -36,6 +36,7 @@ mod norm;
 mod pack;
 mod scratch;
 mod speed;
+mod transpose;
 
 pub use activation::{add, geglu, gelu, quick_gelu, silu, softmax};
 pub use attention::{AttentionShape, Mask, attention, attention_in};
@@ -47,3 +48,4 @@ pub use matmul::{Layout, matmul};
 pub use norm::{ChannelNorm, NormActivation, add_channel_sums, group_norm, layer_norm};
 pub use pack::{PackedWeights, Precision, WeightsRef};
 pub use speed::{fastest_precision, measure_peak, measure_precision};
+pub use transpose::transpose;

@@ -68,16 +68,11 @@ impl SpatialTransformer {
 
     /// `[B, C, H, W] -> [B, C, H, W]`
     pub(crate) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let (batch, channels, height, width) = x.dims4()?;
-        // [B, C, H, W] -> [B, H·W, C]
-        let tokens = self.norm.forward(x)?.reshape((batch, channels, height * width))?.transpose(1, 2)?;
-        let mut tokens = self.proj_in.forward(&tokens.contiguous()?)?;
+        let mut tokens = self.proj_in.forward(&ops::tokens(&self.norm.forward(x)?)?)?;
         for block in &self.blocks {
             tokens = block.forward(&tokens, context)?;
         }
-        let tokens = self.proj_out.forward(&tokens)?;
-        // [B, H·W, C] -> [B, C, H, W]
-        x + tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?
+        ops::add_tokens(x, &self.proj_out.forward(&tokens)?)
     }
 
     /// Appends the keys and values of `context` for each block.

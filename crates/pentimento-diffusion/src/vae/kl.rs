@@ -313,14 +313,10 @@ impl PixelAttention {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = x.dims4()?;
-        // [B, C, H, W] -> [B, H·W, C]
-        let y = self.norm.forward(x)?.reshape((batch, channels, height * width))?;
-        let y = y.transpose(1, 2)?.contiguous()?;
+        let y = ops::tokens(&self.norm.forward(x)?)?;
         let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
         let heads = Heads { count: 1, precision: self.query.precision() };
         let y = self.out.forward(&ops::attention(&q, &k, &v, heads)?)?;
-        // [B, H·W, C] -> [B, C, H, W]
-        x + y.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?
+        ops::add_tokens(x, &y)
     }
 }

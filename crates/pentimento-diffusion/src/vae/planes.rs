@@ -18,8 +18,8 @@ use std::{borrow::Cow, ops::Range};
 pub(crate) struct Budget(usize);
 
 impl Budget {
-    /// 128 MiB: of the layers of Stable Diffusion at 512x512 only one, of 256 MiB, is worked on in more than one band.
-    pub(crate) const USUAL: Self = Self(128 << 20);
+    /// 256 MiB: the largest layer of Stable Diffusion at 512x512, whose layers are then worked on at once.
+    pub(crate) const USUAL: Self = Self(256 << 20);
 
     /// So many bytes.
     #[cfg(test)]
@@ -29,7 +29,7 @@ impl Budget {
 
     /// Whether values of this shape are few enough to be held beside others without a thought.
     pub(super) fn holds(self, channels: usize, height: usize, width: usize) -> bool {
-        channels * height * width * size_of::<f32>() <= 2 * self.0
+        channels * height * width * size_of::<f32>() <= self.0
     }
 
     /// Rows of `row` values each that make up what is held of the largest layers at once.

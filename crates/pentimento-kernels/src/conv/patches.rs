@@ -139,35 +139,55 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Writes the window of each channel, normalised, padding and enlargement included.
+    /// Writes the window of each channel, normalised, padding and enlargement included. With up to a line to spare behind the
+    /// last one a norm runs in whole vectors.
     pub(super) fn stage(&self, image: usize, channels: Range<usize>, window: &Window, stage: &mut [f32]) {
         let [_, all_channels, height, width] = self.shape;
+        let plane = window.rows * window.columns;
+        for (at, channel) in channels.enumerate() {
+            let from = &self.x[(image * all_channels + channel) * height * width..][..height * width];
+            let staged = at * plane..(at + 1) * plane;
+            self.each_row(window, &mut stage[staged.clone()], |row, first, inside| {
+                let row = &from[row * width..][..width];
+                if self.factor == 1 {
+                    inside.copy_from_slice(&row[first..first + inside.len()]);
+                } else {
+                    inside.iter_mut().enumerate().for_each(|(i, out)| *out = row[(first + i) / self.factor]);
+                }
+            });
+            if let Some(norm) = self.norm {
+                // What lies behind is another channel's, written after.
+                let end = (staged.start + plane.next_multiple_of(LANES)).min(stage.len());
+                norm.apply_to_channel(self.isa, channel, &mut stage[staged.start..end]);
+                self.each_row(window, &mut stage[staged], |_, _, _| ());
+            }
+        }
+    }
+
+    /// Calls `inside` for each row of a window that lies in the picture: with the stored row, the first column of the enlarged
+    /// picture, and the values that lie inside. All others become zero.
+    #[inline(always)]
+    fn each_row(
+        &self,
+        window: &Window,
+        staged: &mut [f32],
+        mut inside: impl FnMut(usize, usize, &mut [f32]),
+    ) {
+        let [_, _, height, width] = self.shape;
         // Columns of the window before, in and after the enlarged picture.
         let before = self.left.saturating_sub(window.column).min(window.columns);
         let first = (window.column + before).saturating_sub(self.left).min(width * self.factor);
-        let inside = (window.columns - before).min(width * self.factor - first);
-        let mut rows = stage.chunks_exact_mut(window.columns);
-        for channel in channels {
-            let plane = &self.x[(image * all_channels + channel) * height * width..][..height * width];
-            for (row, staged) in (window.row..window.row + window.rows).zip(&mut rows) {
-                let row = row.wrapping_sub(self.top);
-                if row >= height * self.factor {
-                    staged.fill(0.0);
-                    continue;
-                }
-                staged[..before].fill(0.0);
-                staged[before + inside..].fill(0.0);
-                let staged = &mut staged[before..before + inside];
-                let row = &plane[row / self.factor * width..][..width];
-                if self.factor == 1 {
-                    staged.copy_from_slice(&row[first..first + inside]);
-                } else {
-                    staged.iter_mut().enumerate().for_each(|(i, out)| *out = row[(first + i) / self.factor]);
-                }
-                if let Some(norm) = self.norm {
-                    norm.apply_to_channel(self.isa, channel, staged);
-                }
+        let count = (window.columns - before).min(width * self.factor - first);
+        let rows = window.row..window.row + window.rows;
+        for (row, staged) in rows.zip(staged.chunks_exact_mut(window.columns)) {
+            let row = row.wrapping_sub(self.top);
+            if row >= height * self.factor {
+                staged.fill(0.0);
+                continue;
             }
+            staged[..before].fill(0.0);
+            staged[before + count..].fill(0.0);
+            inside(row / self.factor, first, &mut staged[before..before + count]);
         }
     }
 

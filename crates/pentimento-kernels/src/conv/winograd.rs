@@ -121,7 +121,7 @@ impl Plan<'_> {
         }
         let c_in = self.layer.w.c_in();
         scratch::with(window.rows * window.columns, |stage| {
-            let stage = &mut floats_mut(stage)[..window.rows * window.columns];
+            let stage = floats_mut(stage);
             for channel in 0..c_in {
                 self.layer.patches.stage(image, channel..channel + 1, &window, stage);
                 self.layer.patches.prefetch(image, channel + 2, &window);
@@ -147,7 +147,7 @@ impl Plan<'_> {
             for channel in channels.clone().step_by(ROWS) {
                 let (rows, steps) = (ROWS.min(channels.end - channel), STEPS.min(c_in - step));
                 let from = (at * c_out + channel) * c_in + step;
-                let (a, a_stride) = self.weights.panel(from, c_in, rows, steps, &mut panel);
+                let (a, a_stride) = self.weights.panel(self.layer.isa, from, c_in, rows, steps, &mut panel);
                 let tile = Tile {
                     steps,
                     a,

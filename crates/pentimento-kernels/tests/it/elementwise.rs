@@ -1,6 +1,6 @@
 use pentimento_kernels::{
     ChannelNorm, NormActivation, add, add_channel_sums, geglu, gelu, group_norm, layer_norm, quick_gelu,
-    silu, softmax,
+    silu, softmax, transpose,
 };
 
 use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads};
@@ -40,6 +40,27 @@ fn activations_agree_with_their_definitions() {
         check("quick_gelu", quick_gelu, &|x| x / (1.0 + (-1.702_f64 * x).exp()));
         check("gelu", gelu, &|x| if x.abs() > 12.5 { x.max(0.0) } else { x * normal_distribution(x) });
     });
+}
+
+#[test]
+fn transposing_puts_rows_for_columns() {
+    let mut random = Random(11);
+    for [batch, rows, columns] in [[1, 1, 1], [2, 5, 3], [1, 16, 32], [2, 33, 47], [3, 64, 15]] {
+        let (x, more) = (random.values(batch * rows * columns), random.values(batch * rows * columns));
+        let at = |index: usize| {
+            let (image, column, row) = (index / (rows * columns), index / rows % columns, index % rows);
+            x[(image * rows + row) * columns + column]
+        };
+        let expected: Vec<f32> = (0..x.len()).map(at).collect();
+        let summed: Vec<f32> = expected.iter().zip(&more).map(|(value, more)| value + more).collect();
+        on_each_isa(|_| {
+            let mut out = vec![f32::NAN; x.len()];
+            transpose(&x, [batch, rows, columns], None, &mut out);
+            assert_same_bytes(&out, &expected, "transposed");
+            transpose(&x, [batch, rows, columns], Some(&more), &mut out);
+            assert_same_bytes(&out, &summed, "transposed and added");
+        });
+    }
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! Pictures to tokens and back: transposition of the matrices of a batch.
+
+use rayon::prelude::*;
+
+use crate::isa::{Arith, Isa, per_isa};
+use crate::scratch::LANES;
+
+/// `x`, `[batch, rows, columns]`, to `out`, `[batch, columns, rows]`, with `added` of `out`'s shape added if there is one.
+///
+/// # Panics
+/// If a slice does not fit.
+pub fn transpose(x: &[f32], [batch, rows, columns]: [usize; 3], added: Option<&[f32]>, out: &mut [f32]) {
+    assert_eq!(x.len(), batch * rows * columns, "input of a transposition [{batch}, {rows}, {columns}]");
+    assert_eq!(out.len(), x.len(), "output of a transposition");
+    assert!(added.is_none_or(|added| added.len() == out.len()), "tensor added to a transposition");
+    if x.is_empty() {
+        return;
+    }
+    let isa = Isa::current();
+    for (image, out) in out.chunks_exact_mut(rows * columns).enumerate() {
+        let x = &x[image * rows * columns..][..rows * columns];
+        let added = added.map(|added| &added[image * rows * columns..][..rows * columns]);
+        out.par_chunks_mut(LANES * rows).enumerate().for_each(|(strip, out)| {
+            let added = added.map(|added| &added[strip * LANES * rows..][..out.len()]);
+            transpose_strip(isa, x, columns, strip * LANES, added, out);
+        });
+    }
+}
+
+per_isa!(
+    fn transpose_strip(x: &[f32], columns: usize, first: usize, added: Option<&[f32]>, out: &mut [f32]) =
+        transpose_strip_body
+);
+
+/// Up to 16 columns from `first` on, 16 rows at a time.
+#[inline(always)]
+fn transpose_strip_body<A: Arith>(
+    x: &[f32],
+    columns: usize,
+    first: usize,
+    added: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let (rows, width) = (x.len() / columns, LANES.min(columns - first));
+    for row in (0..rows).step_by(LANES) {
+        let height = LANES.min(rows - row);
+        let mut tile = [[0.0_f32; LANES]; LANES];
+        for y in 0..height {
+            let from = &x[(row + y) * columns + first..][..width];
+            for lane in 0..width {
+                tile[lane][y] = from[lane];
+            }
+        }
+        for lane in 0..width {
+            let at = lane * rows + row;
+            let to = &mut out[at..at + height];
+            match added {
+                None => to.copy_from_slice(&tile[lane][..height]),
+                Some(added) => {
+                    for ((to, value), more) in to.iter_mut().zip(&tile[lane]).zip(&added[at..at + height]) {
+                        *to = value + more;
+                    }
+                }
+            }
+        }
+    }
+}
