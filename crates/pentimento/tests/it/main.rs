@@ -10,6 +10,7 @@
 //! - [`serve`]: the server from its first line to its end
 //! - [`program`]: how the program is run here
 
+mod bench;
 mod broken;
 mod filter;
 mod fuzz;
