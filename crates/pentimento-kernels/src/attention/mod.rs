@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::bf16::round_pairs;
 use crate::gemm::{GROUPS, Kernel, ROWS, Tile};
-use crate::isa::Isa;
+use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::Precision;
 use crate::scratch::{self, LANES, Line, SharedOut, floats_mut, words_mut};
 use softmax::{Running, softmax_block};
@@ -134,6 +134,13 @@ struct Buffers<'a> {
 
 type Range = std::ops::Range<usize>;
 
+per_isa!(fn scale(values: &mut [f32], factor: f32) = scale_body);
+
+#[inline(always)]
+fn scale_body<A: Arith>(values: &mut [f32], factor: f32) {
+    values.iter_mut().for_each(|value| *value *= factor);
+}
+
 impl Attention<'_> {
     /// One task: a run of queries of one head.
     fn queries(&self, item: usize, head: usize, queries: Range) {
@@ -179,8 +186,9 @@ impl Attention<'_> {
             let from = self.at(item, self.shape.queries, query, head);
             // SAFETY: this task alone writes this head of these queries.
             let out = unsafe { self.out.slice(from, self.shape.head_dim) };
-            let scale = 1.0 / running[at].sum;
-            out.iter_mut().zip(&buffers.sums[at * sum_stride..]).for_each(|(out, sum)| *out = sum * scale);
+            let sums = &mut buffers.sums[at * sum_stride..][..self.shape.head_dim];
+            scale(self.isa, sums, 1.0 / running[at].sum);
+            out.copy_from_slice(sums);
         }
     }
 
@@ -234,7 +242,7 @@ impl Attention<'_> {
         if !first {
             for (row, running) in sums.chunks_exact_mut(stride).zip(running) {
                 if running.correction != 1.0 {
-                    row.iter_mut().for_each(|sum| *sum *= running.correction);
+                    scale(self.isa, row, running.correction);
                 }
             }
         }
