@@ -492,7 +492,8 @@ const OUTPUT: &str = "Output";
 
 const MEASURING: &str = "Measuring";
 
-const BENCH_NOTES: &str = "A UNet step is one call for both halves of the guidance. Operations are counted as the textbook needs \
+const BENCH_NOTES: &str =
+    "A UNet step is one call for both halves of the guidance. Operations are counted as the textbook needs \
 them (a multiply-add is two), so a layer that saves multiplications can pass the machine's peak, \
 which is measured in the same run. whole is image-to-image: 20 steps, strength 0.6, cfg 7.5.
 

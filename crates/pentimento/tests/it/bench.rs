@@ -26,7 +26,9 @@ fn stages_are_measured_and_told_as_json() {
 fn a_table_shows_where_the_time_goes() {
     let told = run(&["bench", "--stages", "unet_step,whole", "--runs", "1", "--profile", "--size", "64x64"]);
     let told = told.ended_well();
-    for part in ["model default, 64x64, f32", "unet_step", "whole", "conv 3x3", "attention", "between", "first step"] {
+    for part in
+        ["model default, 64x64, f32", "unet_step", "whole", "conv 3x3", "attention", "between", "first step"]
+    {
         assert!(told.text().contains(part), "'{part}' is missing in:\n{}", told.text());
     }
 }
@@ -37,7 +39,8 @@ fn one_call_of_the_unet_goes_from_file_to_file() {
     let values = |count: usize| -> Vec<u8> {
         (0..count).flat_map(|index| ((index % 7) as f32 / 7.0 - 0.4).to_le_bytes()).collect()
     };
-    let config = std::fs::read_to_string(repository("models/default/unet/config.json")).expect("a configuration");
+    let config =
+        std::fs::read_to_string(repository("models/default/unet/config.json")).expect("a configuration");
     let config: Value = serde_json::from_str(&config).expect("JSON");
     let width = config["cross_attention_dim"].as_u64().expect("a width") as usize;
     let (sample, context, timestep) = (values(2 * 4 * 16 * 16), values(2 * 77 * width), 500f32.to_le_bytes());
