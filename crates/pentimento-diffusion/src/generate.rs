@@ -48,7 +48,8 @@ pub(crate) fn generate(
     let (loras, controls) = (conditioning::loras(model, request)?, conditioning::controls(model, request)?);
     let bound = model.bound(&loras).map_err(conditioning::unfit)?;
     let steering = Steering { loras: &loras, bound: &bound, controls: &controls };
-    let mut run = Run { model, request, plan, steering, progress, notes: Vec::new() };
+    let mut run =
+        Run { model, request, plan, steering, progress, notes: request.conditioning.left_out.clone() };
     let prompts = run.read_prompts()?;
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
@@ -82,8 +83,15 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
 
 /// The field of the request that asks for something this engine lacks.
 fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
-    let Conditioning { loras: _, controls: _, texture: _, image_prompts, identity, clip_guidance } =
-        &request.conditioning;
+    let Conditioning {
+        loras: _,
+        controls: _,
+        texture: _,
+        image_prompts,
+        identity,
+        clip_guidance,
+        left_out: _,
+    } = &request.conditioning;
     let asked = [
         ("image_prompts", !image_prompts.is_empty()),
         ("identity", identity.is_some()),

@@ -21,6 +21,8 @@ pub struct Conditioning {
     pub identity: Option<Identity>,
     /// How CLIP's similarity of picture and prompt steers.
     pub clip_guidance: Option<ClipGuidance>,
+    /// What was asked for beyond all this and is left out, in words. The receipt repeats it; nothing else looks at it.
+    pub left_out: Vec<String>,
 }
 
 impl Conditioning {
@@ -33,6 +35,7 @@ impl Conditioning {
             image_prompts: Vec::new(),
             identity: None,
             clip_guidance: None,
+            left_out: Vec::new(),
         }
     }
 }

@@ -303,7 +303,7 @@ impl Wishes {
         };
         let (sampler, schedule) = solver(sampler_name, scheduler, defaults, &mut notes);
         let strength = Strength::new(strength.unwrap_or(defaults.strength)).map_err(invalid)?;
-        let request = GenerationRequest {
+        let mut request = GenerationRequest {
             model: style.model.name.clone(),
             prompts: prompts(prompt, style),
             syntax: PromptSyntax::Emphasis,
@@ -322,6 +322,7 @@ impl Wishes {
             conditioning,
             filter: style.model.filter,
         };
+        request.conditioning.left_out.clone_from(&notes);
         let seed = seed.map_or(Seed::Drawn { max: LARGEST_DRAWN_SEED }, |_| Seed::Given);
         Ok(Decoded { request, seed, notes })
     }

@@ -1,7 +1,7 @@
 //! What is not drawn and what is not shown: a model whose checker objects to everything, and words that are refused.
 
 use crate::{
-    program::{Folder, picture, repository, run},
+    program::{Folder, copy_tree, picture, repository, run},
     serve::{Server, invoke},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,18 +18,6 @@ fn checked() -> (Folder, String) {
     copy_tree(&repository("reference/goldens/models/tiny-checked"), Path::new(&model));
     trip(&Path::new(&model).join("safety_checker/model.safetensors"));
     (folder, model)
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        match entry.file_type().expect("a type").is_dir() {
-            true => copy_tree(&entry.path(), &target),
-            false => fs::copy(entry.path(), target).map(drop).expect("a copy"),
-        }
-    }
 }
 
 /// Sets the thresholds of all concepts to -2, stored as f16.

@@ -8,6 +8,7 @@
 //! - [`models`]: listing and inspecting
 //! - [`reload`]: a new configuration for a running server
 //! - [`serve`]: the server from its first line to its end
+//! - [`stylise`]: Volcengine's protocol with adapters and a control network
 //! - [`program`]: how the program is run here
 
 mod bench;
@@ -21,4 +22,5 @@ mod program;
 mod pull;
 mod reload;
 mod serve;
+mod stylise;
 mod usage;

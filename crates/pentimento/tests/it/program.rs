@@ -132,3 +132,16 @@ pub(crate) fn picture(path: impl AsRef<Path>) -> Picture {
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
+
+/// Copies a folder with all that is in it into another one.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy_tree(&entry.path(), &target),
+            false => fs::copy(entry.path(), target).map(drop).expect("a copy"),
+        }
+    }
+}

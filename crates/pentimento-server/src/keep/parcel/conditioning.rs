@@ -17,11 +17,14 @@ pub(super) struct StoredConditioning {
     image_prompts: Vec<StoredImagePrompt>,
     identity: Option<StoredIdentity>,
     clip_guidance: Option<String>,
+    #[serde(default)]
+    left_out: Vec<String>,
 }
 
 impl StoredConditioning {
     pub(super) fn of<'a>(conditioning: &'a Conditioning, blobs: &mut Blobs<'a>) -> Self {
-        let Conditioning { loras, controls, texture, image_prompts, identity, clip_guidance } = conditioning;
+        let Conditioning { loras, controls, texture, image_prompts, identity, clip_guidance, left_out } =
+            conditioning;
         Self {
             loras: loras.iter().map(StoredLora::of).collect(),
             controls: controls.iter().map(|control| StoredControl::of(control, blobs)).collect(),
@@ -32,11 +35,12 @@ impl StoredConditioning {
             image_prompts: image_prompts.iter().map(|prompt| StoredImagePrompt::of(prompt, blobs)).collect(),
             identity: identity.as_ref().map(|identity| StoredIdentity::of(identity, blobs)),
             clip_guidance: clip_guidance.map(|preset| preset.name().to_owned()),
+            left_out: left_out.clone(),
         }
     }
 
     pub(super) fn back(self, blobs: &[&[u8]]) -> Result<Conditioning, String> {
-        let Self { loras, controls, smoothed, image_prompts, identity, clip_guidance } = self;
+        let Self { loras, controls, smoothed, image_prompts, identity, clip_guidance, left_out } = self;
         let controls = controls.into_iter().map(|control| control.back(blobs));
         let image_prompts = image_prompts.into_iter().map(|prompt| prompt.back(blobs));
         let clip_guidance = clip_guidance.map(|name| name.parse::<ClipGuidance>());
@@ -47,6 +51,7 @@ impl StoredConditioning {
             image_prompts: image_prompts.collect::<Result<_, _>>()?,
             identity: identity.map(|identity| identity.back(blobs)).transpose()?,
             clip_guidance: clip_guidance.transpose().map_err(message)?,
+            left_out,
         })
     }
 }

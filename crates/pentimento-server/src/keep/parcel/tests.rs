@@ -73,6 +73,7 @@ fn full() -> GenerationRequest {
             }],
             identity: Some(Identity { faces: Faces::Of(vec![picture(4, Channels::Rgb)]), scale: 0.5 }),
             clip_guidance: Some(ClipGuidance::Slower),
+            left_out: vec!["x: left out".to_owned()],
         },
         filter: Some(FilterMode::Block),
     }
