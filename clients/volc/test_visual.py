@@ -185,6 +185,26 @@ class Impatient(unittest.TestCase):
             service(slow.address).cv_process({**SHORT, "ddim_steps": 50, "strength": 1, "long_resolution": 1024})
 
 
+class Worded(unittest.TestCase):
+    def test_a_word_that_is_not_drawn_is_50413_and_becomes_no_task(self):
+        strict = World('[filter]\nwords = ["gore"]')
+        self.addCleanup(strict.end)
+        visual = service(strict.address)
+        for call in (visual.cv_process, visual.cv_sync2async_submit_task):
+            with self.assertRaisesRegex(Exception, "50413.*Post Text Risk Not Pass"):
+                call({**SHORT, "prompt": "a statue, (gore:1.2)"})
+
+
+class Roomless(unittest.TestCase):
+    def test_a_picture_for_which_there_is_no_memory_is_refused_at_once(self):
+        small = World("[limits]\npicture_memory_bytes = 1_000_000")
+        self.addCleanup(small.end)
+        visual = service(small.address)
+        for call in (visual.cv_process, visual.cv_sync2async_submit_task):
+            with self.assertRaisesRegex(Exception, "50200.*MiB of memory"):
+                call(SHORT)
+
+
 class Cancelled(unittest.TestCase):
     def test_a_task_that_waits_is_cancelled(self):
         visual, long = service(), {**SHORT, "ddim_steps": 50, "strength": 1, "long_resolution": 1024, "seed": -1}

@@ -268,7 +268,7 @@ fn failed(error: &GenerateError, verb: Verb) -> Problem {
         }
         ErrorKind::NoFace => business(400, 60_102, "ECJPFaceDetect", "No face is found in the image"),
         // Which word it was goes to the log: a list that answers is a list that can be read out.
-        ErrorKind::PromptRefused => business(400, 50_412, "ECTextRisk", "Text Risk Not Pass"),
+        ErrorKind::PromptRefused => business(400, 50_413, "ECPostTextRisk", "Post Text Risk Not Pass"),
         ErrorKind::Overloaded => overloaded(),
         ErrorKind::RateLimited => {
             business(429, 50_429, "ECReqLimit", "Request Has Reached API Limit, Please Try Later")

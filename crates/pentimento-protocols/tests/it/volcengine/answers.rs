@@ -92,7 +92,7 @@ fn a_picture_that_a_filter_took_away_is_an_error() {
 fn every_failure_has_its_code_and_keeps_its_secrets() {
     let table = [
         (ErrorKind::NoFace, 400, 60102),
-        (ErrorKind::PromptRefused, 400, 50412),
+        (ErrorKind::PromptRefused, 400, 50413),
         (ErrorKind::Overloaded, 429, 50430),
         (ErrorKind::RateLimited, 429, 50429),
         (ErrorKind::Cancelled, 500, 50500),
