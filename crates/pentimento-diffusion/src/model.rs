@@ -15,6 +15,7 @@ use crate::{
     },
     control::{ControlCache, OwnControls},
     error::{LoadError, LoadErrorKind},
+    estimate::PictureMemory,
     faults::Faults,
     files::ModelFiles,
     filter::{CHECKER, ContentFilter},
@@ -74,6 +75,8 @@ pub struct ModelSummary {
     pub prediction: String,
     /// Class of the model's own scheduler and its timestep spacing.
     pub scheduler: String,
+    /// What pictures take beside these.
+    pub picture_memory: PictureMemory,
     /// The parts with their weights.
     pub parts: Vec<Part>,
 }
@@ -417,6 +420,7 @@ impl Model {
         let zero_snr = if schedule.has_zero_terminal_snr() { ", zero terminal SNR" } else { "" };
         Ok(ModelSummary {
             family: configs.family(),
+            picture_memory: PictureMemory::new(configs.native_size()?, &configs.unet, &configs.vae),
             native_size: configs.native_size()?,
             prediction: schedule.prediction.name().to_owned(),
             scheduler: format!("{}, {}{zero_snr}", configs.scheduler.class_name, schedule.spacing),

@@ -186,4 +186,13 @@ pub trait Generator: Send + Sync {
         request: &GenerationRequest,
         progress: &mut dyn Progress,
     ) -> Result<GeneratedImage, GenerateError>;
+
+    /// Refuses what need not wait for its turn to be refused. Quick; what passes may still fail later.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    fn admit(&self, request: &GenerationRequest) -> Result<(), GenerateError> {
+        let _ = request;
+        Ok(())
+    }
 }

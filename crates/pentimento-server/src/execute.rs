@@ -63,6 +63,9 @@ impl Came {
 impl Execution {
     /// Carries the call out and answers with what came of it.
     pub(crate) async fn run(mut self, app: &Arc<App>) -> Response<ResponseBody> {
+        if let Err(error) = self.admitted(app).await {
+            return self.answer(app, Came::Told(Err(error))).await;
+        }
         if let Some(told) = self.task(app).await.transpose() {
             return self.answer(app, Came::Told(told)).await;
         }
@@ -80,6 +83,25 @@ impl Execution {
             Ok(outcome) => self.answer(app, Came::Drawn(outcome)).await,
             Err(_) => self.answer_late(Arc::clone(app), ticket, keep_alive, timing.every),
         }
+    }
+
+    /// Refuses, before it waits for its turn, what the generator would not take up.
+    async fn admitted(&self, app: &App) -> Result<(), GenerateError> {
+        if matches!(self.call.operation, Operation::Poll(_) | Operation::Cancel(_)) {
+            return Ok(());
+        }
+        let (generator, call) = (app.jobs.generator(), Arc::clone(&self.call));
+        // Comparing a long prompt with a long list is no work for the threads that serve connections.
+        let asked = task::spawn_blocking(move || match &call.operation {
+            Operation::Generate { request, .. } | Operation::Submit { request, .. } => {
+                generator.admit(request)
+            }
+            Operation::Poll(_) | Operation::Cancel(_) => Ok(()),
+        });
+        asked.await.unwrap_or_else(|error| {
+            let message = "asking whether a picture can be drawn failed";
+            Err(GenerateError::caused_by(ErrorKind::Internal, message, error))
+        })
     }
 
     /// Sees to the task that the call is about, if it is about one.

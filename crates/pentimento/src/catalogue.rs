@@ -4,10 +4,11 @@
 use crate::{
     cli::Dtype,
     memory,
+    room::PictureRoom,
     source::{Source, Stamp},
 };
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Library, LoadOptions, Model, ModelSummary, Precision};
+use pentimento_diffusion::{Library, LoadOptions, Model, ModelSummary, PictureMemory, Precision};
 use pentimento_kernels::fastest_precision;
 use pentimento_request::{
     Cancel, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
@@ -87,6 +88,8 @@ struct Shelf {
     leaving: Vec<(Weak<Model>, u64)>,
     /// Bytes that all models together may take; no limit where it is absent.
     budget: Option<u64>,
+    /// What drawing a picture may take beside them.
+    room: PictureRoom,
     /// Counts requests, so that it is known which model was asked for last.
     clock: u64,
 }
@@ -98,6 +101,8 @@ struct Place {
     stamp: Stamp,
     /// Bytes that it takes once it is loaded, as its files' headers tell.
     memory: u64,
+    /// What its pictures take beside it.
+    pictures: PictureMemory,
     last_used: u64,
     /// Whether it is no longer on offer: requests that were taken in before are still answered by it.
     withdrawn: bool,
@@ -117,7 +122,8 @@ impl Catalogue {
     /// # Errors
     /// As [`Source::inspect`], and where a model alone is more than the budget.
     pub(crate) fn new(offers: Offers, budget: Option<u64>, library: Arc<dyn Library>) -> Result<Self> {
-        let shelf = Shelf { places: places(offers, budget)?, leaving: Vec::new(), budget, clock: 0 };
+        let (places, room) = (places(offers, budget)?, PictureRoom::Any);
+        let shelf = Shelf { places, leaving: Vec::new(), budget, room, clock: 0 };
         Ok(Self { shelf: Mutex::new(shelf), library, changed: Condvar::new() })
     }
 
@@ -154,6 +160,11 @@ impl Catalogue {
         drop(shelf);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Admits only pictures for which there is room, from now on.
+    pub(crate) fn set_room(&self, room: PictureRoom) {
+        self.lock().room = room;
     }
 
     /// Loads a model now, if it is the only one: then its faults are told at once instead of to the first client.
@@ -351,7 +362,8 @@ fn places(offers: Offers, budget: Option<u64>) -> Result<BTreeMap<String, Place>
             ));
         }
         let stamp = offered.source.stamp()?;
-        Ok((name, Place { offered, stamp, memory, last_used: 0, withdrawn: false, state: State::Absent }))
+        let (pictures, last_used, state) = (summary.picture_memory, 0, State::Absent);
+        Ok((name, Place { offered, stamp, memory, pictures, last_used, withdrawn: false, state }))
     };
     offers.0.into_iter().map(place).collect()
 }
@@ -381,6 +393,13 @@ impl Generator for Catalogue {
         image.receipt.timings = timed.finish();
         image.receipt.peak_memory = memory::peak();
         Ok(image)
+    }
+
+    fn admit(&self, request: &GenerationRequest) -> Result<(), GenerateError> {
+        let shelf = self.lock();
+        let Some(place) = shelf.places.get(&request.model) else { return Err(shelf.unknown(&request.model)) };
+        let picture = place.pictures.of(request, place.offered.pixel_cap)?;
+        shelf.room.check(place.memory, picture)
     }
 }
 

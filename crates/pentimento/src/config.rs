@@ -292,6 +292,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) queue_memory_bytes: Option<usize>,
     /// Bytes that all loaded models may take together. 0 is no limit.
     pub(crate) model_memory_bytes: Option<u64>,
+    /// Bytes that drawing one picture may take beside its model. 0 is no limit.
+    pub(crate) picture_memory_bytes: Option<u64>,
     /// Largest picture that a model works at or that is taken in, in pixels.
     pub(crate) pixels: Option<u64>,
     /// Requests that wait while one is drawn.
@@ -368,6 +370,7 @@ impl Config {
         let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
         self.data_dir.iter_mut().chain(&mut self.models_dirs).for_each(resolve);
         self.loras_dirs.iter_mut().chain(&mut self.controls_dirs).for_each(resolve);
+        self.fetch.authorities.iter_mut().for_each(resolve);
         if let Some(tls) = &mut self.tls {
             resolve(&mut tls.certificate);
             resolve(&mut tls.key);
@@ -471,6 +474,7 @@ mod tests {
             body_memory_bytes,
             queue_memory_bytes,
             model_memory_bytes,
+            picture_memory_bytes,
             pixels,
             queue,
             pictures_per_minute,
@@ -490,8 +494,9 @@ mod tests {
             s3.expect("it is described");
         assert!(lifetime_seconds.is_some() && public_url.is_some());
         assert!(endpoint.is_some() && region.is_some() && prefix.is_some());
-        let FetchConfig { allow, timeout_seconds } = fetch;
-        assert!(!allow.is_empty() && timeout_seconds.is_some() && queue_memory_bytes.is_some());
+        let FetchConfig { allow, authorities, timeout_seconds } = fetch;
+        assert!(!allow.is_empty() && !authorities.is_empty());
+        assert!(timeout_seconds.is_some() && queue_memory_bytes.is_some());
         assert!(listen.is_some() && model.is_some() && data_dir.is_some() && threads.is_some());
         assert!(dtype.is_some() && format.is_some() && filter.is_some() && tls.is_some());
         assert!(access_keys[0].session_token.is_some() && !api_keys.is_empty());
@@ -506,7 +511,7 @@ mod tests {
         assert!(pictures_per_minute.is_some() && model_memory_bytes.is_some() && !models_dirs.is_empty());
         assert!(!loras_dirs.is_empty() && !controls_dirs.is_empty());
         assert!(keep_alive_after_seconds.is_some() && keep_alive_every_seconds.is_some());
-        assert!(retry_grace_seconds.is_some());
+        assert!(retry_grace_seconds.is_some() && picture_memory_bytes.is_some());
         assert!(nine_sizes_only.is_some() && refuse_unknown_keys.is_some());
     }
 

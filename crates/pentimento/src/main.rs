@@ -18,6 +18,7 @@ mod models;
 mod output;
 mod places;
 mod progress;
+mod room;
 mod serve;
 mod source;
 mod styles;

@@ -143,8 +143,14 @@ impl Generator for Screened {
         request: &GenerationRequest,
         progress: &mut dyn Progress,
     ) -> Result<GeneratedImage, GenerateError> {
+        // Again: the list may have changed while the request waited.
         self.check(request)?;
         self.generator.generate(request, progress)
+    }
+
+    fn admit(&self, request: &GenerationRequest) -> Result<(), GenerateError> {
+        self.check(request)?;
+        self.generator.admit(request)
     }
 }
 

@@ -51,6 +51,14 @@ impl SingleFile {
         Self::of(source_in(&path.into())?)
     }
 
+    /// The same of a file that is in memory.
+    ///
+    /// # Errors
+    /// As [`SingleFile::open`].
+    pub fn held(label: impl Into<String>, bytes: Bytes) -> Result<Self, LoadError> {
+        Self::of(source_of(Blob::held(label, bytes))?)
+    }
+
     /// The model in a source whose names are those of whole models in one file.
     pub(crate) fn of(source: Arc<dyn WeightSource>) -> Result<Self, LoadError> {
         let label = source.label();
@@ -210,6 +218,10 @@ fn source_in(path: &Path) -> Result<Arc<dyn WeightSource>, LoadError> {
         io::ErrorKind::NotFound => LoadError::new(LoadErrorKind::Missing, format!("{label} is missing")),
         _ => LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {label}"), error),
     })?;
+    source_of(blob)
+}
+
+fn source_of(blob: Blob) -> Result<Arc<dyn WeightSource>, LoadError> {
     Ok(match GgufFile::is_one(&blob) {
         true => Arc::new(GgufFile::open(blob)?),
         false => Arc::new(SafetensorsFiles::of(blob)?),

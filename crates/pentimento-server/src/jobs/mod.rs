@@ -125,6 +125,7 @@ pub(crate) struct Limits {
 /// The queue. Dropping it breaks everything off.
 pub(crate) struct Jobs {
     shared: Arc<Shared>,
+    generator: Arc<dyn Generator>,
     /// Longest time of a job that a client waits for.
     pub(crate) deadline: Option<Duration>,
 }
@@ -153,14 +154,19 @@ impl Jobs {
             metrics,
             runtime: Handle::current(),
         });
-        let worker = Arc::clone(&shared);
+        let (worker, drawing) = (Arc::clone(&shared), Arc::clone(&generator));
         std::thread::Builder::new()
             .name("pentimento-worker".to_owned())
-            .spawn(move || worker::run(&worker, &*generator))
+            .spawn(move || worker::run(&worker, &*drawing))
             .map_err(|error| {
                 ServerError::caused_by(ServerErrorKind::Internal, "cannot start the worker's thread", error)
             })?;
-        Ok(Self { shared, deadline: limits.deadline })
+        Ok(Self { shared, generator, deadline: limits.deadline })
+    }
+
+    /// Who can be asked what would be refused at once; drawing is the worker's alone.
+    pub(crate) fn generator(&self) -> Arc<dyn Generator> {
+        Arc::clone(&self.generator)
     }
 
     /// Queues work, or joins the job of the same key. `may_retry`: the client may leave and ask again.

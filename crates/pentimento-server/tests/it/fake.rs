@@ -1,7 +1,7 @@
 //! A server whose protocol and generator do what a test tells them.
 //!
 //! The protocol reads `{"script": …, "seed": …, "key": …, "retry": …}` from `POST /fake/…`. The script tells the generator
-//! what to do: `draw` at once, `wait` until the gate is open, `panic`, `fail`. `unreadable` panics in the protocol.
+//! what to do: `draw` at once, `wait` until the gate is open, `panic`, `fail`; `too-large` is not admitted. `unreadable` panics in the protocol.
 //! `{"submit": true}` makes a task of it, `{"poll": ID}` and `{"cancel": ID}` ask for one; `link` and `jpeg` say what
 //! becomes of the picture, `caller` whose it is, `urls` what has to be fetched first.
 
@@ -177,6 +177,14 @@ impl Generator for FakeGenerator {
         let _ = progress.stage(Stage::Decode);
         self.change(|counts| counts.drawn += 1);
         Ok(GeneratedImage { picture: grey(), receipt: receipt(request) })
+    }
+
+    fn admit(&self, request: &GenerationRequest) -> Result<(), GenerateError> {
+        match request.prompts[0].text.as_str() {
+            "too-large" => Err(GenerateError::new(ErrorKind::InvalidRequest, "too large")),
+            "admit-panic" => panic!("the script says so"),
+            _ => Ok(()),
+        }
     }
 }
 

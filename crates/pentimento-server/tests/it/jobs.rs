@@ -248,3 +248,19 @@ async fn many_clients_at_once_each_get_their_own_picture() {
         assert_eq!((answer.status, answer.json()["seed"].as_u64()), (200, Some(seed as u64)));
     }
 }
+
+#[tokio::test]
+async fn what_the_generator_would_not_take_up_is_refused_before_it_waits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = Fixture::with(|config| config.data_dir = Some(folder.path().to_owned())).await;
+    let running = socket_drawing(fixture.address, "{\"script\": \"wait\"}").await;
+    fixture.generator.begun(1).await;
+    for submit in [false, true] {
+        let body = format!("{{\"script\": \"too-large\", \"submit\": {submit}}}");
+        assert_eq!(draw(fixture.address, &body).await.status, 400);
+        let body = format!("{{\"script\": \"admit-panic\", \"submit\": {submit}}}");
+        assert_eq!(draw(fixture.address, &body).await.status, 500);
+    }
+    assert_eq!(fixture.generator.counts().begun, 1);
+    drop(running);
+}

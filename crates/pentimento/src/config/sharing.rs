@@ -2,7 +2,7 @@
 
 use super::{Seconds, secret::Secret};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// `[quotas]`: the rule for everybody, and those of single callers.
 #[derive(Debug, Default, Deserialize)]
@@ -82,6 +82,9 @@ pub(crate) struct FetchConfig {
     /// Origins that are fetched from whatever their address is.
     #[serde(default)]
     pub(crate) allow: Vec<String>,
+    /// PEM files of authorities that are trusted beside the system's.
+    #[serde(default)]
+    pub(crate) authorities: Vec<PathBuf>,
     /// Longest time of all that one request names.
     pub(crate) timeout_seconds: Option<Seconds>,
 }

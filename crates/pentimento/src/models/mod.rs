@@ -32,7 +32,7 @@ pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
 }
 
 fn as_table(summary: &ModelSummary) -> String {
-    let ModelSummary { family, native_size, prediction, scheduler, parts } = summary;
+    let ModelSummary { family, native_size, prediction, scheduler, parts, picture_memory: _ } = summary;
     let mut text = table(vec![
         ["family".to_owned(), family.clone()],
         ["native size".to_owned(), native_size.to_string()],
@@ -49,7 +49,7 @@ fn as_table(summary: &ModelSummary) -> String {
 }
 
 fn as_json(summary: &ModelSummary) -> Value {
-    let ModelSummary { family, native_size, prediction, scheduler, parts } = summary;
+    let ModelSummary { family, native_size, prediction, scheduler, parts, picture_memory: _ } = summary;
     let part = |part: &Part| {
         let Part { name, class, parameters, dtypes } = part;
         json!({ "name": name, "class": class, "parameters": parameters, "dtypes": dtypes })

@@ -17,6 +17,7 @@ use crate::{
     generate::use_threads,
     library::Shelves,
     output,
+    room::PictureRoom,
     words::Screened,
 };
 use anyhow::{Context, Result};
@@ -56,6 +57,7 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let (offers, answering) = offer(&settings);
     let catalogue =
         Arc::new(Catalogue::new(offers, settings.model_memory, Arc::new(Shelves::of(&settings.places)))?);
+    catalogue.set_room(PictureRoom::configured(settings.picture_memory));
     catalogue.load_the_only_one()?;
     let exchangeable = |protocol| Arc::new(Exchangeable::new(protocol));
     let served = Arc::new(Served {

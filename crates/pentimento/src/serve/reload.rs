@@ -5,7 +5,7 @@
 //! What a running server cannot change is told in the log.
 
 use super::{Served, settings::Settings, signals::Hangups};
-use crate::{cli::ServeArgs, config::Config};
+use crate::{cli::ServeArgs, config::Config, room::PictureRoom};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use pentimento_protocols::{
@@ -129,6 +129,7 @@ fn apply(args: &ServeArgs, served: &Served) -> Result<()> {
     let (offers, answering) = super::offer(&next);
     let protocols = super::protocols(&next, answering);
     served.catalogue.replace(offers, next.model_memory).context("its models cannot be used")?;
+    served.catalogue.set_room(PictureRoom::configured(next.picture_memory));
     served.screened.exchange(next.words.clone());
     for (place, protocol) in served.protocols.iter().zip(protocols) {
         place.exchange(protocol);

@@ -18,7 +18,8 @@ use anyhow::{Context, Result, bail};
 use pentimento_diffusion::Precision;
 use pentimento_request::FilterMode;
 use pentimento_server::{
-    FetchConfig, KeepAliveTiming, Quota, Quotas, ResultStore, ResultsConfig, S3Store, ServerConfig, Tls,
+    Authorities, FetchConfig, KeepAliveTiming, Quota, Quotas, ResultStore, ResultsConfig, S3Store,
+    ServerConfig, Tls,
 };
 use std::{
     collections::BTreeMap,
@@ -52,6 +53,8 @@ pub(super) struct Settings {
     pub(super) words: WordList,
     /// Bytes that all loaded models may take together.
     pub(super) model_memory: Option<u64>,
+    /// As it was configured: 0 is no limit.
+    pub(super) picture_memory: Option<u64>,
     pub(super) pixels: u64,
     pub(super) nine_sizes_only: bool,
     pub(super) refuse_unknown_keys: bool,
@@ -126,6 +129,7 @@ impl Settings {
                 defaults.complete(&ModelConfig::named(model.to_owned()))
             })?,
             words: WordList::new(&filter.words)?,
+            picture_memory: limits.picture_memory_bytes,
             model_memory: limits.model_memory_bytes.filter(|bytes| *bytes > 0),
             server: ServerConfig {
                 data_dir: Some(places.data()?),
@@ -265,6 +269,7 @@ fn server(
         body_memory_bytes,
         queue_memory_bytes,
         model_memory_bytes: _,
+        picture_memory_bytes: _,
         pixels: _,
         queue,
         pictures_per_minute,
@@ -322,14 +327,15 @@ fn results_of(configured: config::ResultsConfig) -> ResultsConfig {
 }
 
 fn fetch_of(args: &ServeArgs, configured: config::FetchConfig) -> Result<FetchConfig> {
-    let config::FetchConfig { allow, timeout_seconds } = configured;
+    let config::FetchConfig { allow, authorities, timeout_seconds } = configured;
     let defaults = FetchConfig::default();
     let mut allowed = args.allow_fetch.clone();
     for origin in allow {
         allowed.push(origin.parse().map_err(anyhow::Error::msg).context("[fetch] allow")?);
     }
     let timeout = timeout_seconds.map_or(defaults.timeout, Seconds::get);
-    Ok(FetchConfig { allow: allowed, timeout, ..defaults })
+    let authorities = Authorities::load(&authorities).context("[fetch] authorities")?;
+    Ok(FetchConfig { allow: allowed, timeout, authorities, ..defaults })
 }
 
 fn certificate(args: &ServeArgs, configured: Option<TlsConfig>) -> Result<Option<Tls>> {
