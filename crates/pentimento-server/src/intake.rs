@@ -1,15 +1,19 @@
 //! From hyper's request to a protocol's call: bodies within their limits, decoding beside the async threads.
 //!
 //! Limits: a body's announced length first, then its counted bytes; a time for the whole of it; a budget of memory for
-//! all bodies together, taken as bytes arrive, so that a slow sender holds only what it has sent; and a number of
-//! requests that are verified and decoded at once.
+//! all bodies together; and a number of requests that are verified and decoded at once.
+//!
+//! The budget has two parts. The beginning of every body is taken from the smaller one as it arrives, so that who announces
+//! much and sends little holds little. The rest of a long body is taken from the larger part at once: bodies that took
+//! theirs bit by bit would in the end all hold some and wait for more, and none would be finished. In return the rest has to
+//! keep coming at a least rate.
 
-use crate::{config::ServerConfig, respond};
+use crate::{assembly::Assembly, config::ServerConfig, respond};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
     Response, StatusCode, Uri, Version,
-    body::{Body, Incoming},
+    body::{Body, Frame, Incoming},
     header::EXPECT,
     http::request::Parts,
 };
@@ -18,12 +22,20 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 /// The unit in which memory is counted: a permit is so many bytes.
 const PERMIT: usize = 1024;
+
+/// The share of the budget that beginnings have, and what is a body's beginning.
+const BEGINNINGS: usize = 8;
+const BEGINNING: usize = 64 << 10;
+
+/// Least bytes per second of the rest of a long body, once this time has passed.
+const LEAST_RATE: u64 = 128 << 10;
+const SLACK: Duration = Duration::from_secs(10);
 
 /// What is read and thrown away of a body that is refused, so that its sender gets to read why.
 const MOST_DRAINED: usize = 256 << 20;
@@ -31,10 +43,41 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// The limits that all requests share.
 pub(crate) struct Intake {
-    memory: Arc<Semaphore>,
+    beginnings: Share,
+    rests: Share,
     decoders: Arc<Semaphore>,
     wait: Duration,
     body_timeout: Duration,
+}
+
+/// A part of the budget of memory.
+struct Share {
+    semaphore: Arc<Semaphore>,
+    /// Permits in all.
+    permits: usize,
+}
+
+impl Share {
+    fn of(permits: usize) -> Self {
+        let permits = permits.min(Semaphore::MAX_PERMITS);
+        Self { semaphore: Arc::new(Semaphore::new(permits)), permits }
+    }
+
+    fn bytes(&self) -> usize {
+        self.permits * PERMIT
+    }
+
+    fn held(&self) -> usize {
+        (self.permits - self.semaphore.available_permits()) * PERMIT
+    }
+
+    /// Takes so many bytes, waiting a while for others to give some back.
+    async fn take(&self, bytes: usize, wait: Duration) -> Result<OwnedSemaphorePermit, Trouble> {
+        let permits =
+            u32::try_from(bytes.div_ceil(PERMIT)).map_err(|_| Trouble::Refused(Refusal::BodyTooLarge))?;
+        let taken = timeout(wait, Arc::clone(&self.semaphore).acquire_many_owned(permits)).await;
+        taken.ok().and_then(Result::ok).ok_or(Trouble::Refused(Refusal::Overloaded))
+    }
 }
 
 /// Why there is no call.
@@ -54,7 +97,32 @@ impl Rejection {
 /// A body with the memory it was granted.
 pub(crate) struct HeldBody {
     bytes: Bytes,
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Grant,
+}
+
+/// The memory that a body was granted.
+#[derive(Default)]
+struct Grant {
+    beginning: Option<OwnedSemaphorePermit>,
+    rest: Option<OwnedSemaphorePermit>,
+    /// When the rest had to begin to come.
+    since: Option<Instant>,
+}
+
+impl Grant {
+    /// Gives back what a whole body of so many bytes does not need.
+    fn trim(&mut self, bytes: usize) {
+        let needed = bytes.saturating_sub(BEGINNING).div_ceil(PERMIT);
+        if let Some(rest) = &mut self.rest {
+            drop(rest.split(rest.num_permits().saturating_sub(needed)));
+        }
+    }
+
+    /// Until when the next bytes have to be there, of a body of which so many are.
+    fn patience(&self, bytes: usize) -> Option<Instant> {
+        let rest = bytes.saturating_sub(BEGINNING) as u64;
+        Some(self.since? + SLACK + Duration::from_millis(rest * 1000 / LEAST_RATE))
+    }
 }
 
 impl HeldBody {
@@ -71,12 +139,20 @@ enum Trouble {
 
 impl Intake {
     pub(crate) fn new(config: &ServerConfig) -> Self {
+        let permits = config.body_memory.div_ceil(PERMIT);
+        let beginnings = permits.div_ceil(BEGINNINGS);
         Self {
-            memory: Arc::new(Semaphore::new(config.body_memory.div_ceil(PERMIT))),
+            beginnings: Share::of(beginnings),
+            rests: Share::of(permits - beginnings),
             decoders: Arc::new(Semaphore::new(config.decoders)),
             wait: config.intake_wait,
             body_timeout: config.body_timeout,
         }
+    }
+
+    /// Bytes of bodies that are held at this moment.
+    pub(crate) fn held(&self) -> usize {
+        self.beginnings.held() + self.rests.held()
     }
 
     /// Reads the whole body.
@@ -116,9 +192,14 @@ impl Intake {
         if announced > limit as u64 {
             return Err(Trouble::Refused(Refusal::BodyTooLarge));
         }
-        let mut bytes = Vec::new();
-        let mut memory = None;
-        while let Some(frame) = incoming.frame().await {
+        // What there never is need not be waited for.
+        if announced > (BEGINNING + self.rests.bytes()) as u64 {
+            return Err(Trouble::Refused(Refusal::Overloaded));
+        }
+        let expected = if announced == 0 { limit } else { announced as usize };
+        let mut bytes = Assembly::expecting(expected);
+        let mut memory = Grant::default();
+        while let Some(frame) = next(incoming, memory.patience(bytes.len())).await? {
             let frame = frame.map_err(|error| {
                 debug!(%error, "a body broke off");
                 Trouble::Broken
@@ -127,27 +208,37 @@ impl Intake {
             if bytes.len() + data.len() > limit {
                 return Err(Trouble::Refused(Refusal::BodyTooLarge));
             }
-            self.grant(&mut memory, bytes.len() + data.len()).await?;
-            bytes.extend_from_slice(&data);
+            self.grant(&mut memory, bytes.len() + data.len(), expected).await?;
+            bytes.push(&data).map_err(|error| {
+                warn!(%error, "there is no memory for a body");
+                Trouble::Refused(Refusal::Overloaded)
+            })?;
         }
-        Ok(HeldBody { bytes: bytes.into(), memory })
+        memory.trim(bytes.len());
+        Ok(HeldBody { bytes: bytes.whole(), memory })
     }
 
-    /// Grows a grant of memory to so many bytes, waiting a while for others to give some back.
-    async fn grant(&self, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Trouble> {
-        let granted = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(PERMIT).saturating_sub(granted);
-        if missing == 0 {
-            return Ok(());
+    /// Grows a grant to so many bytes of a body that may have so many in all.
+    async fn grant(&self, memory: &mut Grant, bytes: usize, expected: usize) -> Result<(), Trouble> {
+        let granted = memory.beginning.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.min(BEGINNING).div_ceil(PERMIT).saturating_sub(granted);
+        if missing > 0 {
+            let more = self.beginnings.take(missing * PERMIT, self.wait).await?;
+            match &mut memory.beginning {
+                Some(beginning) => beginning.merge(more),
+                None => memory.beginning = Some(more),
+            }
         }
-        let missing = u32::try_from(missing).map_err(|_| Trouble::Refused(Refusal::BodyTooLarge))?;
-        let more = timeout(self.wait, Arc::clone(&self.memory).acquire_many_owned(missing)).await;
-        let more = more.ok().and_then(Result::ok).ok_or(Trouble::Refused(Refusal::Overloaded))?;
-        match memory {
-            Some(memory) => memory.merge(more),
-            None => *memory = Some(more),
+        if bytes > BEGINNING && memory.rest.is_none() {
+            let rest = (expected.max(bytes) - BEGINNING).min(self.rests.bytes());
+            memory.rest = Some(self.rests.take(rest, self.wait).await?);
+            memory.since = Some(Instant::now());
         }
-        Ok(())
+        let rest = memory.rest.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        match bytes <= BEGINNING + rest * PERMIT {
+            true => Ok(()),
+            false => Err(Trouble::Refused(Refusal::Overloaded)),
+        }
     }
 
     /// Lets the protocol verify and understand the request on a blocking thread.
@@ -189,6 +280,19 @@ impl Intake {
             error!(request_id = context.request_id, %error, "reading a request failed");
             Err(protocol.refuse(Refusal::Internal, context))
         })
+    }
+}
+
+/// The body's next frame, unless it comes too late.
+async fn next(
+    incoming: &mut Incoming,
+    patience: Option<Instant>,
+) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Trouble> {
+    match patience {
+        None => Ok(incoming.frame().await),
+        Some(until) => {
+            timeout_at(until, incoming.frame()).await.map_err(|_| Trouble::Refused(Refusal::BodyTooSlow))
+        }
     }
 }
 

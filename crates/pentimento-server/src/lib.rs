@@ -20,6 +20,7 @@
 //! A client that leaves takes its job with it: hyper drops the future or body that stands for the request, that drops
 //! its ticket, and the last ticket's drop cancels the job.
 
+mod assembly;
 mod clock;
 mod config;
 mod connection;
@@ -46,4 +47,4 @@ pub use fetch::{FetchConfig, Origin, Resolver, Resolving, SystemResolver};
 pub use quota::{Quota, Quotas};
 pub use results::{ResultStore, ResultsConfig, S3Store};
 pub use server::{Controls, Server, serve};
-pub use tls::Tls;
+pub use tls::{Authorities, Tls};

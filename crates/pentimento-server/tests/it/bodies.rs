@@ -201,3 +201,34 @@ async fn a_protocol_that_panics_is_an_internal_error_of_one_request() {
     assert_eq!((malformed.status, malformed.headers["x-fake-error"].as_bytes()), (400, &b"Malformed"[..]));
     assert_eq!(draw(fixture.address, "{}").await.status, 200);
 }
+
+#[tokio::test]
+async fn long_bodies_at_once_do_not_wait_for_one_another_in_a_circle() {
+    // Each is a third of the budget; together they are four times as much.
+    let fixture = Fixture::with(|config| config.body_memory = 2 << 20).await;
+    let body = json_of(700 << 10);
+    let asked = (0..12).map(|_| {
+        let (address, body) = (fixture.address, body.clone());
+        tokio::spawn(async move { draw(address, &body).await.status })
+    });
+    for answer in asked.collect::<Vec<_>>() {
+        assert_eq!(soon(answer).await.expect("no panic"), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_gives_back_what_it_did_not_need() {
+    let fixture = Fixture::with(|config| {
+        config.body_memory = 1 << 20;
+        config.intake_wait = Duration::from_millis(100);
+    })
+    .await;
+    let head = "POST /fake/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    for _ in 0..3 {
+        let mut stream = socket_with(fixture.address, head).await;
+        let body = json_of(100 << 10);
+        stream.write_all(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes()).await.expect("sent");
+        assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    }
+    assert_eq!(draw(fixture.address, &json_of(900 << 10)).await.status, 200);
+}
