@@ -21,6 +21,15 @@ const JOBS: &str = "pentimento_jobs_total";
 const COALESCED: &str = "pentimento_coalesced_total";
 const CANCELLED: &str = "pentimento_cancelled_total";
 const PANICS: &str = "pentimento_panics_total";
+const BODY_MEMORY: &str = "pentimento_body_memory_bytes";
+const TASKS: &str = "pentimento_tasks";
+const TASK_EVENTS: &str = "pentimento_task_events_total";
+const TASK_SECONDS: &str = "pentimento_task_seconds";
+const FETCHES: &str = "pentimento_fetches_total";
+const FETCH_SECONDS: &str = "pentimento_fetch_seconds";
+const FETCHED_BYTES: &str = "pentimento_fetched_bytes_total";
+const STORE_OPERATIONS: &str = "pentimento_store_operations_total";
+const STORE_SECONDS: &str = "pentimento_store_seconds";
 
 /// Upper bounds of the histograms' buckets, from a cached text stage to an hour on a slow processor.
 const SECONDS: [f64; 14] =
@@ -51,7 +60,7 @@ impl Metrics {
         describe(&recorder);
         let metrics = Self(Arc::new(Inner { handle: recorder.handle(), recorder }));
         metrics.queue(0, 0);
-        for unlabelled in [COALESCED, PANICS] {
+        for unlabelled in [COALESCED, PANICS, FETCHED_BYTES] {
             metrics.counter(unlabelled, vec![]).increment(0);
         }
         metrics
@@ -116,12 +125,51 @@ impl Metrics {
         self.counter(PANICS, vec![]).increment(1);
     }
 
+    /// Bytes of bodies that are held at this moment.
+    pub(crate) fn body_memory(&self, bytes: usize) {
+        self.gauge(BODY_MEMORY).set(bytes as f64);
+    }
+
+    /// How many tasks are known in this state.
+    pub(crate) fn tasks(&self, state: &'static str, count: usize) {
+        self.labelled_gauge(TASKS, vec![Label::new("state", state)]).set(count as f64);
+    }
+
+    pub(crate) fn task_event(&self, event: &'static str) {
+        self.counter(TASK_EVENTS, vec![Label::new("event", event)]).increment(1);
+    }
+
+    /// A task ended, so long after its submission.
+    pub(crate) fn task_ended(&self, event: &'static str, took: Duration) {
+        self.task_event(event);
+        self.histogram(TASK_SECONDS, vec![]).record(took);
+    }
+
+    /// All that one request named by URL was fetched, or not.
+    pub(crate) fn fetched(&self, outcome: &'static str, bytes: usize, took: Duration) {
+        self.counter(FETCHES, vec![Label::new("outcome", outcome)]).increment(1);
+        self.counter(FETCHED_BYTES, vec![]).increment(bytes as u64);
+        self.histogram(FETCH_SECONDS, vec![]).record(took);
+    }
+
+    /// The store of results did something, or could not.
+    pub(crate) fn stored(&self, operation: &'static str, outcome: &'static str, took: Duration) {
+        let operation = Label::new("operation", operation);
+        let labels = vec![operation.clone(), Label::new("outcome", outcome)];
+        self.counter(STORE_OPERATIONS, labels).increment(1);
+        self.histogram(STORE_SECONDS, vec![operation]).record(took);
+    }
+
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.0.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
     fn gauge(&self, name: &'static str) -> Gauge {
-        self.0.recorder.register_gauge(&Key::from_static_name(name), &METADATA)
+        self.labelled_gauge(name, vec![])
+    }
+
+    fn labelled_gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
+        self.0.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
     }
 
     fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
@@ -140,17 +188,31 @@ fn describe(recorder: &PrometheusRecorder) {
         (COALESCED, "Requests that joined the job of an earlier one"),
         (CANCELLED, "Jobs whose last client left, by what they were doing"),
         (PANICS, "Jobs that panicked"),
+        (TASK_EVENTS, "What happened to tasks"),
+        (FETCHES, "Requests whose pictures lay behind URLs, by what became of that"),
+        (FETCHED_BYTES, "Bytes of pictures fetched"),
+        (STORE_OPERATIONS, "What the store of results was asked, by outcome"),
     ];
     for (name, text) in counters {
         recorder.describe_counter(name.into(), None, text.into());
     }
-    recorder.describe_gauge(QUEUE_LENGTH.into(), None, "Jobs waiting for the worker".into());
-    recorder.describe_gauge(JOBS_RUNNING.into(), None, "Jobs the worker is at".into());
+    let gauges = [
+        (QUEUE_LENGTH, "Jobs waiting for the worker"),
+        (JOBS_RUNNING, "Jobs the worker is at"),
+        (BODY_MEMORY, "Bytes of request bodies held"),
+        (TASKS, "Tasks known, by state"),
+    ];
+    for (name, text) in gauges {
+        recorder.describe_gauge(name.into(), None, text.into());
+    }
     let histograms = [
         (REQUEST_SECONDS, "Time from a request's head to its answer"),
         (QUEUE_WAIT_SECONDS, "Time that jobs waited for the worker"),
         (JOB_SECONDS, "Time that the worker spent on a job"),
         (STAGE_SECONDS, "Time that finished stages of generation took"),
+        (TASK_SECONDS, "Time from tasks' submission to their end"),
+        (FETCH_SECONDS, "Time that a request's fetches took"),
+        (STORE_SECONDS, "Time that the store of results took to answer"),
     ];
     for (name, text) in histograms {
         recorder.describe_histogram(name.into(), Some(Unit::Seconds), text.into());

@@ -9,7 +9,8 @@
 use crate::{
     clock::Timeline,
     error::{ServerError, ServerErrorKind},
-    keep::{KEY_LENGTH, make_private},
+    keep::{KEY_LENGTH, Keep, make_private},
+    metrics::Metrics,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
@@ -19,7 +20,12 @@ use object_store::{
     local::LocalFileSystem, path::Path as Key,
 };
 use sha2::{Digest, Sha256};
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task;
 
 /// Path before every link.
@@ -134,14 +140,15 @@ pub(crate) struct Results {
     lifetime: Duration,
     public_url: Option<String>,
     time: Timeline,
+    metrics: Metrics,
 }
 
 impl Results {
     pub(crate) fn open(
         config: &ResultsConfig,
-        folder: &Path,
-        key: [u8; KEY_LENGTH],
+        keep: &Keep,
         time: Timeline,
+        metrics: Metrics,
     ) -> Result<Self, ServerError> {
         let failed = |error: object_store::Error| {
             ServerError::caused_by(ServerErrorKind::Data, "cannot use the store of results", error)
@@ -149,7 +156,7 @@ impl Results {
         let ResultsConfig { store, lifetime, public_url } = config;
         let (store, prefix, folder): (Arc<dyn ObjectStore>, _, _) = match store {
             ResultStore::Folder => {
-                let folder = folder.join("results");
+                let folder = keep.folder.join("results");
                 make_private(&folder).map_err(|error| {
                     let message = format!("cannot make {}", folder.display());
                     ServerError::caused_by(ServerErrorKind::Data, message, error)
@@ -165,7 +172,8 @@ impl Results {
             }
         };
         let public_url = public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
-        Ok(Self { store, prefix, folder, key, lifetime: *lifetime, public_url, time })
+        let (key, lifetime) = (keep.key, *lifetime);
+        Ok(Self { store, prefix, folder, key, lifetime, public_url, time, metrics })
     }
 
     /// Keeps what a task has drawn, at least for so long, and answers its key.
@@ -183,15 +191,13 @@ impl Results {
 
     /// What lies under a key.
     pub(crate) async fn read(&self, key: &str) -> Result<Bytes, ResultsError> {
-        Ok(self.store.get(&Key::from(key)).await?.bytes().await?)
+        self.counted("get", async { Ok(self.store.get(&Key::from(key)).await?.bytes().await?) }).await
     }
 
     /// Forgets what lies under a key.
     pub(crate) async fn remove(&self, key: &str) -> Result<(), ResultsError> {
-        match self.store.delete(&Key::from(key)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        let removed = self.counted("delete", async { Ok(self.store.delete(&Key::from(key)).await?) }).await;
+        removed.or_else(|error| if error.is_missing() { Ok(()) } else { Err(error) })
     }
 
     /// Keeps a file and answers a link to it. `asked_at` is what stands before the path where nothing is configured.
@@ -242,7 +248,28 @@ impl Results {
         Ok(swept)
     }
 
+    /// Does something with the store, and counts how it went.
+    async fn counted<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, ResultsError>>,
+    ) -> Result<T, ResultsError> {
+        let begun = Instant::now();
+        let result = work.await;
+        let outcome = match &result {
+            Ok(_) => "done",
+            Err(error) if error.is_missing() => "missing",
+            Err(_) => "failed",
+        };
+        self.metrics.stored(operation, outcome, begun.elapsed());
+        result
+    }
+
     async fn put(&self, key: &str, bytes: Bytes) -> Result<(), ResultsError> {
+        self.counted("put", self.put_whole(key, bytes)).await
+    }
+
+    async fn put_whole(&self, key: &str, bytes: Bytes) -> Result<(), ResultsError> {
         let key = Key::from(key);
         self.store.put(&key, PutPayload::from_bytes(bytes)).await?;
         let Some(folder) = &self.folder else { return Ok(()) };

@@ -87,6 +87,10 @@ fn ready(app: &App) -> Response<ResponseBody> {
 }
 
 fn metrics(app: &App) -> Response<ResponseBody> {
+    app.metrics.body_memory(app.intake.held());
+    if let Some(lasting) = &app.lasting {
+        lasting.tasks.count(&app.metrics);
+    }
     respond::text(StatusCode::OK, METRICS_TEXT, app.metrics.render())
 }
 

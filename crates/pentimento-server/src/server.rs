@@ -181,9 +181,9 @@ impl App {
             deadline: config.deadline,
         };
         let jobs = Arc::new(Jobs::start(generator, &limits, metrics.clone())?);
-        let lasting = keep.map(|keep| Lasting::open(keep, &config, &jobs)).transpose()?;
+        let lasting = keep.map(|keep| Lasting::open(keep, &config, &jobs, &metrics)).transpose()?;
         let intake = Intake::new(&config);
-        let fetcher = Fetcher::new(config.fetch.clone());
+        let fetcher = Fetcher::new(config.fetch.clone(), metrics.clone());
         let closing = watch::Sender::new(false);
         Ok(Self { config, address, protocols, jobs, lasting, intake, fetcher, metrics, closing })
     }
@@ -209,11 +209,12 @@ impl App {
 }
 
 impl Lasting {
-    fn open(keep: Keep, config: &ServerConfig, jobs: &Jobs) -> Result<Self, ServerError> {
+    fn open(keep: Keep, config: &ServerConfig, jobs: &Jobs, metrics: &Metrics) -> Result<Self, ServerError> {
         let time = Timeline::new(Arc::clone(&config.clock));
         let keep = Arc::new(keep);
-        let results = Arc::new(Results::open(&config.results, &keep.folder, keep.key, time.clone())?);
-        let tasks = Tasks::restore(keep, Arc::clone(&results), time, jobs)?;
+        let results = Results::open(&config.results, &keep, time.clone(), metrics.clone())?;
+        let results = Arc::new(results);
+        let tasks = Tasks::restore(keep, Arc::clone(&results), time, jobs, metrics.clone())?;
         Ok(Self { tasks, results })
     }
 }

@@ -15,11 +15,13 @@ use crate::{
     error::{ServerError, ServerErrorKind, chain},
     jobs::{Ask, Drawn, Job, Jobs, Outcome, Ticket, Work},
     keep::{DatabaseError, EndState, Keep, StoredError, StoredTask, StoredVerdict, pack, unpack},
+    metrics::Metrics,
     results::Results,
 };
 use pentimento_protocols::{TaskName, TaskState};
 use pentimento_request::{ErrorKind, GenerateError, GenerationRequest};
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -54,6 +56,7 @@ pub(crate) struct Tasks {
     keep: Arc<Keep>,
     results: Arc<Results>,
     time: Timeline,
+    metrics: Metrics,
     index: Mutex<HashMap<String, Known>>,
     /// Tasks that are waited for.
     open: watch::Sender<usize>,
@@ -72,6 +75,7 @@ impl Tasks {
         results: Arc<Results>,
         time: Timeline,
         jobs: &Jobs,
+        metrics: Metrics,
     ) -> Result<Arc<Self>, ServerError> {
         let mut kept = keep
             .database
@@ -79,7 +83,7 @@ impl Tasks {
             .map_err(|error| ServerError::caused_by(ServerErrorKind::Data, "cannot read the tasks", error))?;
         kept.sort_by_key(|(_, task)| task.submitted);
         let (index, open) = (Mutex::default(), watch::Sender::new(0));
-        let tasks = Arc::new(Self { keep, results, time, index, open });
+        let tasks = Arc::new(Self { keep, results, time, metrics, index, open });
         let mut restored = 0;
         for (id, task) in kept {
             if task.end.is_some() {
@@ -87,6 +91,7 @@ impl Tasks {
                 continue;
             }
             restored += 1;
+            tasks.metrics.task_event("restored");
             tasks.requeue(id, task, jobs);
         }
         if restored > 0 {
@@ -141,6 +146,7 @@ impl Tasks {
             }
         };
         self.follow(id.clone(), task, ticket);
+        self.metrics.task_event("submitted");
         Ok(Told { id, state: TaskState::Queued, picture: None })
     }
 
@@ -249,10 +255,19 @@ impl Tasks {
     /// Brings an end to the disk, and then tells it. The first end stands.
     async fn end(&self, id: &str, end: EndState) -> Result<Option<StoredTask>, DatabaseError> {
         let (keep, key, now) = (Arc::clone(&self.keep), id.to_owned(), self.time.now());
+        let event = state_name(&end);
         let changed = task::spawn_blocking(move || {
-            keep.database.change(&key, |task| task.end = Some((now, end.clone())))
+            let was_first = Cell::new(false);
+            let task = keep.database.change(&key, |task| {
+                was_first.set(true);
+                task.end = Some((now, end.clone()));
+            })?;
+            Ok((task, was_first.get()))
         });
-        let task = changed.await.unwrap_or_else(|error| Err(DatabaseError::other(error)))?;
+        let (task, was_first) = changed.await.unwrap_or_else(|error| Err(DatabaseError::other(error)))?;
+        if let Some(task) = task.as_ref().filter(|_| was_first) {
+            self.metrics.task_ended(event, self.time.age(task.submitted));
+        }
         let mut index = self.index();
         match (&task, index.get_mut(id)) {
             (Some(task), Some(known)) => *known = Known { task: task.clone(), job: None },
@@ -317,6 +332,20 @@ impl Tasks {
         Some((known.task.clone(), known.job.as_ref().is_some_and(|job| job.has_begun())))
     }
 
+    /// Tells the metrics how many tasks are known in each state.
+    pub(crate) fn count(&self, metrics: &Metrics) {
+        let mut counts = STATES.map(|state| (state, 0));
+        for known in self.index().values() {
+            let state = match (&known.task.end, &known.job) {
+                (Some((_, end)), _) => state_name(end),
+                (None, Some(job)) if job.has_begun() => "running",
+                (None, _) => "queued",
+            };
+            counts.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
+        }
+        counts.into_iter().for_each(|(state, count)| metrics.tasks(state, count));
+    }
+
     /// Returns when no task is waited for any more: those that ran have ended, and it is kept how.
     pub(crate) async fn settled(&self) {
         // An error would mean that the sender is gone, but it lives in `self`.
@@ -339,6 +368,7 @@ impl Tasks {
         let ids: Vec<String> =
             self.index().iter().filter(|(_, known)| over(known)).map(|(id, _)| id.clone()).collect();
         if !ids.is_empty() {
+            ids.iter().for_each(|_| self.metrics.task_event("forgotten"));
             self.forget(ids.clone()).await;
             self.index().retain(|id, _| !ids.contains(id));
         }
@@ -357,6 +387,18 @@ impl Tasks {
 
     fn index(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The states of tasks, as metrics name them.
+const STATES: [&str; 6] = ["queued", "running", "done", "failed", "cancelled", "expired"];
+
+fn state_name(end: &EndState) -> &'static str {
+    match end {
+        EndState::Done { .. } => "done",
+        EndState::Failed(_) => "failed",
+        EndState::Cancelled => "cancelled",
+        EndState::Expired => "expired",
     }
 }
 

@@ -4,11 +4,15 @@
 //! is told apart by its first bytes, as on cleartext.
 
 use crate::error::{ServerError, ServerErrorKind};
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        self,
+        self, RootCertStore,
         crypto::ring,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     },
@@ -66,6 +70,55 @@ impl Tls {
 impl fmt::Debug for Tls {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Tls")
+    }
+}
+
+/// Certificates of authorities that are trusted beside the system's, as a company's own.
+#[derive(Clone, Default)]
+pub struct Authorities(Vec<CertificateDer<'static>>);
+
+impl Authorities {
+    /// Reads them from PEM files.
+    ///
+    /// # Errors
+    /// [`ServerErrorKind::Tls`]; the message names the file.
+    pub fn load(files: &[PathBuf]) -> Result<Self, ServerError> {
+        let mut all = Self::default();
+        for file in files {
+            let message = format!("cannot trust the certificates in {}", file.display());
+            let read = read(file).and_then(|pem| Self::from_pem(&pem));
+            all.0.extend(read.map_err(|error| failed(&message, error))?.0);
+        }
+        Ok(all)
+    }
+
+    /// Reads them from PEM text.
+    ///
+    /// # Errors
+    /// [`ServerErrorKind::Tls`], also where one cannot vouch for anything.
+    pub fn from_pem(certificates: &[u8]) -> Result<Self, ServerError> {
+        let all: Vec<_> = CertificateDer::pem_slice_iter(certificates)
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed("this is no PEM file of certificates", error))?;
+        if all.is_empty() {
+            return Err(ServerError::new(ServerErrorKind::Tls, "the file holds no certificate"));
+        }
+        let mut probe = RootCertStore::empty();
+        for certificate in &all {
+            probe.add(certificate.clone()).map_err(|error| failed("a certificate cannot be used", error))?;
+        }
+        Ok(Self(all))
+    }
+
+    /// The certificates one by one.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = CertificateDer<'static>> {
+        self.0.iter().cloned()
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Authorities({})", self.0.len())
     }
 }
 

@@ -8,7 +8,7 @@
 
 mod address;
 
-use crate::error::chain;
+use crate::{error::chain, metrics::Metrics, tls::Authorities};
 use address::is_public;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -30,7 +30,7 @@ use std::{
     pin::Pin,
     str::FromStr,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -68,6 +68,8 @@ pub struct FetchConfig {
     pub timeout: Duration,
     /// Redirects that are followed. Default 5.
     pub redirects: usize,
+    /// Who vouches for hosts over TLS, beside the system's authorities.
+    pub authorities: Authorities,
     /// Who resolves names.
     pub resolver: Arc<dyn Resolver>,
 }
@@ -75,14 +77,15 @@ pub struct FetchConfig {
 impl Default for FetchConfig {
     fn default() -> Self {
         let timeout = Duration::from_secs(10);
-        Self { allow: vec![], timeout, redirects: 5, resolver: Arc::new(SystemResolver) }
+        let authorities = Authorities::default();
+        Self { allow: vec![], timeout, redirects: 5, authorities, resolver: Arc::new(SystemResolver) }
     }
 }
 
 impl fmt::Debug for FetchConfig {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { allow, timeout, redirects, resolver: _ } = self;
-        write!(out, "FetchConfig({allow:?} {timeout:?} {redirects})")
+        let Self { allow, timeout, redirects, authorities, resolver: _ } = self;
+        write!(out, "FetchConfig({allow:?} {timeout:?} {redirects} {authorities:?})")
     }
 }
 
@@ -132,6 +135,7 @@ impl Resolver for SystemResolver {
 pub(crate) struct Fetcher {
     config: FetchConfig,
     places: Semaphore,
+    metrics: Metrics,
     tls: OnceLock<TlsConnector>,
 }
 
@@ -159,8 +163,8 @@ enum Got {
 }
 
 impl Fetcher {
-    pub(crate) fn new(config: FetchConfig) -> Self {
-        Self { config, places: Semaphore::new(AT_ONCE), tls: OnceLock::new() }
+    pub(crate) fn new(config: FetchConfig, metrics: Metrics) -> Self {
+        Self { config, places: Semaphore::new(AT_ONCE), metrics, tls: OnceLock::new() }
     }
 
     /// The files behind these URLs, in their order.
@@ -170,6 +174,7 @@ impl Fetcher {
         byte_limit: usize,
         request_id: &str,
     ) -> Result<Vec<Bytes>, FetchError> {
+        let begun = Instant::now();
         let all = async {
             // The semaphore is never closed.
             let _place = self.places.acquire().await;
@@ -180,12 +185,15 @@ impl Fetcher {
             Ok(files)
         };
         let late = || Err(Trouble::failed("it took too long"));
-        timeout(self.config.timeout, all).await.unwrap_or_else(|_| late()).map_err(
+        let files = timeout(self.config.timeout, all).await.unwrap_or_else(|_| late()).map_err(
             |Trouble(error, reason)| {
                 info!(request_id, ?error, reason, "a picture could not be fetched");
                 error
             },
-        )
+        );
+        let bytes = files.iter().flatten().map(Bytes::len).sum();
+        self.metrics.fetched(files.as_ref().map_or_else(outcome, |_| "done"), bytes, begun.elapsed());
+        files
     }
 
     async fn one(&self, url: &str, byte_limit: usize) -> Result<Bytes, Trouble> {
@@ -249,6 +257,7 @@ impl Fetcher {
             let mut roots = RootCertStore::empty();
             // Certificates that cannot be read are left out; what they vouch for is then not trusted.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots.add_parsable_certificates(self.config.authorities.certificates());
             let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_safe_default_protocol_versions()
                 .expect("ring has the default versions")
@@ -256,6 +265,15 @@ impl Fetcher {
                 .with_no_client_auth();
             TlsConnector::from(Arc::new(config))
         })
+    }
+}
+
+/// How a failed fetch is counted.
+fn outcome(error: &FetchError) -> &'static str {
+    match error {
+        FetchError::Refused => "refused",
+        FetchError::Failed => "failed",
+        FetchError::TooLarge => "too_large",
     }
 }
 

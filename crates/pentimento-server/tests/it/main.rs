@@ -7,6 +7,7 @@
 //! - `shutdown`: an end in time, whatever peers do
 //! - `faults`: a full disk
 //! - `fetching`: pictures behind URLs, most of them hostile
+//! - `secure_fetching`: the same over TLS
 //! - `tasks`: their states, over ends and kills of the server; links to results
 //! - `quotas`: what single callers may ask for, and turns between them
 //! - `s3`: results in a bucket, and a store that does not answer
@@ -24,6 +25,7 @@ mod keep_alive;
 mod observed;
 mod quotas;
 mod s3;
+mod secure_fetching;
 mod shutdown;
 mod tasks;
 mod transport;

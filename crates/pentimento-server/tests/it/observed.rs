@@ -54,6 +54,51 @@ async fn metrics_tell_what_happened() {
     }
 }
 
+#[tokio::test]
+async fn metrics_tell_of_tasks_fetches_and_the_store() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let fixture = Fixture::with(|config| config.data_dir = Some(folder.path().to_owned())).await;
+    let page = async || ask(fixture.address, get("/metrics")).await.text().to_owned();
+    let done = draw(fixture.address, "{\"submit\": true}").await.json()["id"].to_string();
+    let failed =
+        draw(fixture.address, "{\"submit\": true, \"script\": \"fail\"}").await.json()["id"].to_string();
+    for id in [&done, &failed] {
+        let poll = format!("{{\"poll\": {id}}}");
+        let mut answer = draw(fixture.address, &poll).await;
+        while ["Queued", "Running"].iter().any(|state| answer.text().contains(state)) {
+            answer = draw(fixture.address, &poll).await;
+        }
+    }
+    for _ in 0..3 {
+        draw(fixture.address, "{\"submit\": true, \"script\": \"wait\"}").await;
+    }
+    fixture.generator.begun(3).await;
+    draw(fixture.address, "{\"urls\": [\"http://127.0.0.1/\"]}").await;
+    let page = page().await;
+    let expected = [
+        "# HELP pentimento_tasks ",
+        "pentimento_task_events_total{event=\"submitted\"} 5\n",
+        "pentimento_task_events_total{event=\"done\"} 1\n",
+        "pentimento_task_events_total{event=\"failed\"} 1\n",
+        "pentimento_task_seconds_count 2\n",
+        "pentimento_tasks{state=\"queued\"} 2\n",
+        "pentimento_tasks{state=\"running\"} 1\n",
+        "pentimento_tasks{state=\"done\"} 1\n",
+        "pentimento_tasks{state=\"failed\"} 1\n",
+        "pentimento_tasks{state=\"cancelled\"} 0\n",
+        "pentimento_fetches_total{outcome=\"refused\"} 1\n",
+        "pentimento_fetched_bytes_total 0\n",
+        "pentimento_fetch_seconds_count 1\n",
+        "pentimento_store_operations_total{operation=\"put\",outcome=\"done\"} 1\n",
+        "pentimento_store_operations_total{operation=\"get\",outcome=\"done\"} 1\n",
+        "pentimento_store_seconds_count{operation=\"put\"} 1\n",
+        "pentimento_body_memory_bytes 0\n",
+    ];
+    for line in expected {
+        assert!(page.contains(line), "no {line} in\n{page}");
+    }
+}
+
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 

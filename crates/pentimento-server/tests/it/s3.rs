@@ -18,6 +18,9 @@ use std::{
     time::Instant,
 };
 
+/// With this variable a missing store is a failure: `cargo xtask test` sets it once it has brought one.
+const NEEDED: &str = "PENTIMENTO_STORE_NEEDED";
+
 struct Moto {
     child: Child,
     address: SocketAddr,
@@ -27,6 +30,7 @@ impl Moto {
     /// Starts it with an empty bucket; `None` where it is not installed.
     async fn start() -> Option<Self> {
         let Some(program) = program() else {
+            assert!(std::env::var_os(NEEDED).is_none(), "there is no moto_server, and {NEEDED} asks for it");
             println!("skipped: there is no moto_server (clients/requirements.txt brings it)");
             return None;
         };
