@@ -2,12 +2,15 @@
 //! answer has to keep the limits that they were given.
 
 use bytes::Bytes;
-use pentimento_diffusion::{EmptyLibrary, Folder, LoadError, LoadOptions, Model, ModelFiles, Precision};
+use pentimento_diffusion::{
+    EmptyLibrary, Folder, LoadError, LoadOptions, Model, ModelFiles, Precision, SingleFile,
+};
 use pentimento_imaging::{Finish, Limits, decode, read_receipt};
 use pentimento_protocols::{
     Answer, Call, Context, Delivery, Finished, HttpRequest, ModelProfile, Operation, Protocol, Received,
     Seed, Stopwatch,
     bedrock::{AccessKey, Auth, Bedrock, BedrockConfig, FallbackIds, Keyring, ModelMap},
+    volcengine::{self, KnownLoras, Styles, Volcengine, VolcengineConfig},
 };
 use pentimento_request::{
     Canvas, ClipSkip, Conditioning, ErrorKind, GenerateError, GenerationRequest, Generator, GuidanceScale,
@@ -24,17 +27,27 @@ use std::{
 pub type Target = fn(&[u8]);
 
 /// Every target with the name of its corpus.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 9] = [
     ("signatures", signatures),
+    ("volcengine_signatures", volcengine_signatures),
     ("bodies", bodies),
+    ("volcengine_bodies", volcengine_bodies),
     ("event_frames", event_frames),
     ("pictures", pictures),
     ("model_headers", model_headers),
+    ("gguf_headers", gguf_headers),
     ("prompts", prompts),
 ];
 
 const LIMITS: Limits = Limits { bytes: 1 << 20, pixels: 1 << 18 };
 const STREAM: &str = "/model/stability.stable-diffusion-xl-v1%3A0/invoke-with-response-stream";
+/// What Volcengine's bodies are sent to, chosen by their first byte.
+const ACTIONS: [&str; 4] = [
+    "/?Action=CVProcess&Version=2022-08-31",
+    "/?Action=CVSync2AsyncGetResult&Version=2022-08-31",
+    "/?Action=CVSync2AsyncSubmitTask&Version=2022-08-31",
+    "/?Action=AIGCStylizeImage&Version=2024-06-06",
+];
 const INVOKE: &str = "/model/stability.stable-diffusion-xl-v1%3A0/invoke";
 
 /// A request's first line (its target), headers up to an empty line, and body, before a protocol that asks for keys.
@@ -65,6 +78,52 @@ pub fn bodies(data: &[u8]) {
         check(request);
     }
 }
+
+/// As [`signatures`], before Volcengine's protocol.
+pub fn volcengine_signatures(data: &[u8]) {
+    let (id, secret) = ("AKLTEXAMPLE".to_owned(), "U0tFWEFNUExF".to_owned());
+    let key = volcengine::AccessKey { id, secret, session_token: None };
+    let protocol = cloud(volcengine::Auth::Required(vec![key]));
+    let request = request_of(data);
+    if protocol.claims(&request.method, &request.target) {
+        let received = protocol.receive(&request, &context());
+        assert!(
+            received.is_err() || request.header("authorization").is_some(),
+            "nobody is let in without a key"
+        );
+    }
+}
+
+/// A byte that chooses the action, and a body before Volcengine's protocol, which asks nobody.
+pub fn volcengine_bodies(data: &[u8]) {
+    let Some((action, body)) = data.split_first() else { return };
+    let protocol = cloud(volcengine::Auth::Off);
+    let target = ACTIONS[usize::from(*action) % ACTIONS.len()].to_owned();
+    let body = Bytes::copy_from_slice(body);
+    let request = HttpRequest { method: "POST".to_owned(), target, headers: vec![], body };
+    let call = match protocol.receive(&request, &context()) {
+        Ok(Received::Call(call)) => *call,
+        Ok(Received::Fetch(fetch)) => {
+            assert_eq!(fetch.urls.len(), 1, "one picture is wanted");
+            match (fetch.resume)(Ok(vec![Bytes::from_static(PNG)])) {
+                Ok(call) => call,
+                Err(_) => return,
+            }
+        }
+        Err(reply) => return assert!(reply.status >= 400 && reply.error.is_some()),
+    };
+    for error in [ErrorKind::Internal, ErrorKind::NoFace, ErrorKind::PromptRefused] {
+        let _ = protocol.answer(&call, Err(&GenerateError::new(error, "x")));
+    }
+    if let Operation::Generate { request, .. } | Operation::Submit { request, .. } = &call.operation {
+        let init = request.task.init().expect("there is a picture");
+        assert!(init.size().pixels() <= 2048 * 2048, "what waits is no larger than it is drawn");
+    }
+}
+
+/// A PNG of one pixel.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0:~\x9bU\0\0\0\nIDATx\x9cc`\0\0\0\x02\0\x01\
+    H\xaf\xa4q\0\0\0\0IEND\xaeB`\x82";
 
 fn check(request: &GenerationRequest) {
     let init = request.task.init();
@@ -133,6 +192,11 @@ pub fn model_headers(data: &[u8]) {
     let _ = Model::inspect(&Files(data));
 }
 
+/// A whole model in one file of ggml's form, or any other.
+pub fn gguf_headers(data: &[u8]) {
+    let _ = SingleFile::held("fuzzed.gguf", data.to_vec().into());
+}
+
 /// A prompt, until it has been read and put into numbers.
 pub fn prompts(data: &[u8]) {
     struct UntilTexts;
@@ -190,8 +254,19 @@ fn model() -> &'static Path {
 }
 
 fn protocol(auth: Auth) -> Bedrock {
-    let profile = ModelProfile { name: "m".to_owned(), guidance_rescale: 0.0, filter: None };
-    Bedrock::new(BedrockConfig::new(auth, ModelMap::new(profile, FallbackIds::All), LIMITS))
+    Bedrock::new(BedrockConfig::new(auth, ModelMap::new(profile(), FallbackIds::All), LIMITS))
+}
+
+fn cloud(auth: volcengine::Auth) -> Volcengine {
+    let mut config = VolcengineConfig::new(auth, Styles::shipped(&profile()));
+    config.loras = KnownLoras::new(|name| name.len() == 1);
+    config.images.bytes = LIMITS.bytes;
+    config.images.longest_side = 512;
+    Volcengine::new(config)
+}
+
+fn profile() -> ModelProfile {
+    ModelProfile { name: "m".to_owned(), guidance_rescale: 0.0, filter: None }
 }
 
 fn context() -> Context {

@@ -27,11 +27,9 @@ pub(crate) fn test() -> Result<()> {
         return skip(&format!("their packages cannot be installed ({error:#})"));
     }
     // The store that the packages brought is only now there for these.
-    Step::cargo(
-        "results in a bucket",
-        &["test", "--locked", "--package", "pentimento-server", "--test", "it", "s3::"],
-    )
-    .run()?;
+    Step::cargo("results in a bucket", &["test", "--locked", "--workspace", "--test", "it", "s3::"])
+        .env("PENTIMENTO_STORE_NEEDED", "1")
+        .run()?;
     let binary = build()?;
     let python = python_of(&folder.join(".venv"));
     let python = if python.is_file() { python } else { PathBuf::from(PYTHON) };

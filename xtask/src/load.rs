@@ -1,8 +1,9 @@
 //! Load: many clients of mixed protocols and manners against a server of its own, and a table of what they got.
 //!
 //! The server runs without authentication, on the embedded model, in a data folder of its own. Clients: most ask and wait for
-//! their answer, over Bedrock's and Volcengine's protocols, at once or as tasks; some leave before it, some send a body slowly
-//! or half, some send bodies of 25 MB. What counts: throttling is no error, everything else beside 200 is one.
+//! their answer, over Bedrock's and Volcengine's protocols, at once, as streams, as links that they follow, or as tasks; some
+//! leave before it, some send a body slowly or half, some send bodies of 25 MB. What counts: throttling is no error,
+//! everything else beside 200 is one. Before all this 50 connections send bodies of 25 MB at once.
 
 use crate::run::root;
 use anyhow::{Context, Result, bail, ensure};
@@ -33,12 +34,17 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Memory may not grow by more than this from the first third of the run to the last.
 const MOST_GROWTH: u64 = 64 << 20;
 
+/// Connections that send a large body at once, and the memory that they may add together.
+const FLOOD: usize = 50;
+const MOST_FLOODED: u64 = 1 << 30;
+
 /// What a client does, again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Manner {
     Invoke,
     Stream,
     Process,
+    Link,
     Task,
     Vanish,
     Large,
@@ -52,7 +58,8 @@ impl Manner {
         match number % 20 {
             0..=6 => Self::Invoke,
             7..=9 => Self::Stream,
-            10..=13 if both => Self::Process,
+            10..=11 if both => Self::Process,
+            12..=13 if both => Self::Link,
             14..=15 if both => Self::Task,
             10..=15 => Self::Invoke,
             16 => Self::Vanish,
@@ -64,7 +71,7 @@ impl Manner {
 
     /// Whether its answers are judged.
     fn waits(self) -> bool {
-        matches!(self, Self::Invoke | Self::Stream | Self::Process | Self::Task | Self::Large)
+        matches!(self, Self::Invoke | Self::Stream | Self::Process | Self::Link | Self::Task | Self::Large)
     }
 }
 
@@ -87,6 +94,7 @@ pub(crate) fn run(program: &Path, clients: usize, length: Duration) -> Result<()
     if !both {
         println!("this program does not speak Volcengine's protocol: all clients speak Bedrock's");
     }
+    flood(&server)?;
     let running: Vec<_> = (0..clients)
         .map(|number| {
             let (seen, over, address) = (Arc::clone(&seen), Arc::clone(&over), server.address);
@@ -109,6 +117,44 @@ pub(crate) fn run(program: &Path, clients: usize, length: Duration) -> Result<()
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
     report(&seen, clients, length, peak)?;
     ensure!(code == Some(0), "the server ended with {code:?}");
+    Ok(())
+}
+
+/// Many large bodies at the same time: how much memory they add, and that everybody is answered.
+fn flood(server: &Server) -> Result<()> {
+    let (before, address, over) = (server.memory()?, server.address, AtomicBool::new(false));
+    let answered: Mutex<BTreeMap<String, usize>> = Mutex::default();
+    let most = thread::scope(|scope| {
+        let senders: Vec<_> = (0..FLOOD)
+            .map(|number| {
+                let (answered, over) = (&answered, &over);
+                scope.spawn(move || {
+                    let result = act(Manner::Large, 90_000_000 + number, address, over);
+                    let named = result.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
+                    let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    *answered.entry(named).or_default() += 1;
+                })
+            })
+            .collect();
+        let mut most = before;
+        while senders.iter().any(|sender| !sender.is_finished()) {
+            most = most.max(server.memory()?);
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok::<_, anyhow::Error>(most)
+    })?;
+    let answered = answered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let added = most.saturating_sub(before);
+    println!(
+        "{FLOOD} bodies of 25 MB at once: {} MiB, and {} MiB more; answers {answered:?}",
+        before >> 20,
+        added >> 20
+    );
+    ensure!(
+        answered.keys().all(|status| ["200", "429", "503"].contains(&status.as_str())),
+        "a sender was lost"
+    );
+    ensure!(added < MOST_FLOODED, "they took more memory than they may");
     Ok(())
 }
 
@@ -198,6 +244,7 @@ fn act(manner: Manner, seed: usize, address: SocketAddr, over: &AtomicBool) -> R
             Ok(ask(address, &format!("{model}/invoke-with-response-stream"), &bedrock(10, 0))?.0)
         }
         Manner::Process => Ok(ask(address, &cloud("CVProcess"), &stylise(seed))?.0),
+        Manner::Link => linked(address, seed),
         Manner::Task => task(address, seed, over),
         Manner::Large => Ok(ask(address, &format!("{model}/invoke"), &bedrock(10, LARGE - 200))?.0),
         Manner::Vanish => {
@@ -223,6 +270,18 @@ fn act(manner: Manner, seed: usize, address: SocketAddr, over: &AtomicBool) -> R
             Ok(0)
         }
     }
+}
+
+/// A picture as a link, and the file behind it.
+fn linked(address: SocketAddr, seed: usize) -> Result<u16> {
+    let body = stylise(seed).replacen('{', "{\"return_url\":true,", 1);
+    let (status, answer) = ask(address, &cloud("CVProcess"), &body)?;
+    if status != 200 {
+        return Ok(status);
+    }
+    let link = answer.split("/results/").nth(1).and_then(|rest| rest.split('"').next());
+    let link = link.with_context(|| format!("no link in {answer}"))?.replace("\\u0026", "&");
+    Ok(ask(address, &format!("GET /results/{link}"), "")?.0)
 }
 
 /// A task from its submission to its picture.
