@@ -3,7 +3,7 @@
 //! The server runs without authentication, on the embedded model, in a data folder of its own. Clients: most ask and wait for
 //! their answer, over Bedrock's and Volcengine's protocols, at once, as streams, as links that they follow, or as tasks; some
 //! leave before it, some send a body slowly or half, some send bodies of 25 MB. What counts: throttling is no error,
-//! everything else beside 200 is one. Before all this 50 connections send bodies of 25 MB at once.
+//! everything else beside 200 is one. Before all this 50 connections send bodies of 25 MB at once, and then 400 a byte a second.
 
 use crate::run::root;
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +37,9 @@ const MOST_GROWTH: u64 = 64 << 20;
 /// Connections that send a large body at once, and the memory that they may add together.
 const FLOOD: usize = 50;
 const MOST_FLOODED: u64 = 1 << 30;
+
+/// Connections that send next to nothing.
+const TRICKLE: usize = 400;
 
 /// What a client does, again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +98,7 @@ pub(crate) fn run(program: &Path, clients: usize, length: Duration) -> Result<()
         println!("this program does not speak Volcengine's protocol: all clients speak Bedrock's");
     }
     flood(&server)?;
+    trickle(&server)?;
     let running: Vec<_> = (0..clients)
         .map(|number| {
             let (seen, over, address) = (Arc::clone(&seen), Arc::clone(&over), server.address);
@@ -155,6 +159,43 @@ fn flood(server: &Server) -> Result<()> {
         "a sender was lost"
     );
     ensure!(added < MOST_FLOODED, "they took more memory than they may");
+    Ok(())
+}
+
+/// Many connections that send next to nothing: what they hold, and whether others are still answered.
+fn trickle(server: &Server) -> Result<()> {
+    let (before, begun) = (server.memory()?, Instant::now());
+    let mut slow = (0..TRICKLE)
+        .map(|number| {
+            let mut stream = connect(server.address)?;
+            let head = match number % 2 {
+                0 => "POST /model/x HTTP/1.1\r\nhost:",
+                _ => "POST /model/x/invoke HTTP/1.1\r\nhost: x\r\ncontent-length: 24000000\r\n\r\n{",
+            };
+            stream.write_all(head.as_bytes())?;
+            Ok(stream)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let asked = Instant::now();
+    let status = act(Manner::Invoke, 80_000_000, server.address, &AtomicBool::new(false))?;
+    let took = asked.elapsed();
+    let mut most = 0;
+    let mut open = slow.len();
+    while open > 0 && begun.elapsed() < PATIENCE {
+        most = most.max(server.memory()?);
+        // A byte each, as long as it is taken.
+        slow.retain_mut(|stream| stream.write_all(b"x").is_ok());
+        open = slow.len();
+        thread::sleep(LOOK);
+    }
+    println!(
+        "{TRICKLE} connections that send a byte a second: {} MiB more; somebody else's picture ({status}) took {:.2} s; all were closed \
+         after {:.0} s",
+        most.saturating_sub(before) >> 20,
+        took.as_secs_f64(),
+        begun.elapsed().as_secs_f64()
+    );
+    ensure!(status == 200 && open == 0, "{open} of them are still open");
     Ok(())
 }
 

@@ -16,10 +16,10 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    CannyThresholds, Control, ControlNetwork, ControlReport, ErrorKind, GenerateError, GenerationRequest,
-    Hint, Picture, Size, Task, Texture,
+    CannyThresholds, Conditioning, Control, ControlNetwork, ControlReport, ErrorKind, GenerateError,
+    GenerationRequest, Hint, Picture, Size, Task, Texture,
 };
-use std::sync::Arc;
+use std::{error::Error as _, io, sync::Arc};
 
 /// Largest weight of a control network.
 const HEAVIEST_CONTROL: f32 = 2.0;
@@ -210,8 +210,34 @@ fn unknown(field: &str, what: &str, name: &str, known: &[String]) -> GenerateErr
     invalid(format!("{field}: no {what} '{name}'; {known}"))
 }
 
-/// An adapter or control network that cannot be used with this model.
+/// The field of the request that asks for something this engine lacks.
+pub(crate) fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
+    let Conditioning {
+        loras: _,
+        controls: _,
+        texture: _,
+        image_prompts,
+        identity,
+        clip_guidance,
+        left_out: _,
+    } = &request.conditioning;
+    let asked = [
+        ("image_prompts", !image_prompts.is_empty()),
+        ("identity", identity.is_some()),
+        ("clip_guidance", clip_guidance.is_some()),
+    ];
+    asked.into_iter().find_map(|(field, asked)| asked.then_some(field))
+}
+
+/// An adapter or control network that cannot be used with this model. That a file cannot be read is not the request's fault.
 pub(crate) fn unfit(error: LoadError) -> GenerateError {
+    if error.source().is_some_and(|cause| cause.is::<io::Error>()) {
+        return GenerateError::caused_by(
+            ErrorKind::Internal,
+            "a file of the model or an adapter is lost",
+            error,
+        );
+    }
     let kind = match error.kind() {
         LoadErrorKind::Missing => ErrorKind::InvalidRequest,
         LoadErrorKind::Malformed | LoadErrorKind::Tensor | LoadErrorKind::Unsupported => {

@@ -30,8 +30,8 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Conditioning, ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture,
-    Progress, PromptReport, Receipt, Size, Stage, StepReport, Task, Texture, Verdict,
+    ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress,
+    PromptReport, Receipt, Size, Stage, StepReport, Task, Texture, Verdict,
 };
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
@@ -69,7 +69,7 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
         let message = format!("filter: the model '{}' has no safety checker", request.model);
         return Err(GenerateError::new(ErrorKind::Unsupported, message));
     }
-    if let Some(field) = not_done_yet(request) {
+    if let Some(field) = conditioning::not_done_yet(request) {
         let message = format!("{field}: this version cannot do it yet");
         return Err(GenerateError::new(ErrorKind::Unsupported, message));
     }
@@ -79,25 +79,6 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
         }
         _ => Ok(()),
     }
-}
-
-/// The field of the request that asks for something this engine lacks.
-fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
-    let Conditioning {
-        loras: _,
-        controls: _,
-        texture: _,
-        image_prompts,
-        identity,
-        clip_guidance,
-        left_out: _,
-    } = &request.conditioning;
-    let asked = [
-        ("image_prompts", !image_prompts.is_empty()),
-        ("identity", identity.is_some()),
-        ("clip_guidance", clip_guidance.is_some()),
-    ];
-    asked.into_iter().find_map(|(field, asked)| asked.then_some(field))
 }
 
 /// What the model sees of the input.

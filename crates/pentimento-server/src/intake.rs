@@ -29,9 +29,10 @@ use tracing::{debug, error, warn};
 /// The unit in which memory is counted: a permit is so many bytes.
 const PERMIT: usize = 1024;
 
-/// The share of the budget that beginnings have, and what is a body's beginning.
+/// The share of the budget that beginnings have: an eighth. So many of them fit into it at least, of so many bytes at most.
 const BEGINNINGS: usize = 8;
-const BEGINNING: usize = 64 << 10;
+const MANY: usize = 64;
+const LONGEST_BEGINNING: usize = 64 << 10;
 
 /// Least bytes per second of the rest of a long body, once this time has passed.
 const LEAST_RATE: u64 = 128 << 10;
@@ -45,6 +46,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 pub(crate) struct Intake {
     beginnings: Share,
     rests: Share,
+    /// Bytes of a body that are its beginning.
+    beginning: usize,
     decoders: Arc<Semaphore>,
     wait: Duration,
     body_timeout: Duration,
@@ -110,9 +113,9 @@ struct Grant {
 }
 
 impl Grant {
-    /// Gives back what a whole body of so many bytes does not need.
-    fn trim(&mut self, bytes: usize) {
-        let needed = bytes.saturating_sub(BEGINNING).div_ceil(PERMIT);
+    /// Gives back what a body whose rest has so many bytes does not need.
+    fn trim(&mut self, rest: usize) {
+        let needed = rest.div_ceil(PERMIT);
         if let Some(rest) = &mut self.rest {
             drop(rest.split(rest.num_permits().saturating_sub(needed)));
         }
@@ -120,7 +123,7 @@ impl Grant {
 
     /// Until when the next bytes have to be there, of a body of which so many are.
     fn patience(&self, bytes: usize) -> Option<Instant> {
-        let rest = bytes.saturating_sub(BEGINNING) as u64;
+        let rest = bytes as u64;
         Some(self.since? + SLACK + Duration::from_millis(rest * 1000 / LEAST_RATE))
     }
 }
@@ -144,6 +147,7 @@ impl Intake {
         Self {
             beginnings: Share::of(beginnings),
             rests: Share::of(permits - beginnings),
+            beginning: (beginnings * PERMIT / MANY).clamp(PERMIT, LONGEST_BEGINNING),
             decoders: Arc::new(Semaphore::new(config.decoders)),
             wait: config.intake_wait,
             body_timeout: config.body_timeout,
@@ -193,7 +197,7 @@ impl Intake {
             return Err(Trouble::Refused(Refusal::BodyTooLarge));
         }
         // What there never is need not be waited for.
-        if announced > (BEGINNING + self.rests.bytes()) as u64 {
+        if announced > (self.beginning + self.rests.bytes()) as u64 {
             return Err(Trouble::Refused(Refusal::Overloaded));
         }
         let expected = if announced == 0 { limit } else { announced as usize };
@@ -214,14 +218,14 @@ impl Intake {
                 Trouble::Refused(Refusal::Overloaded)
             })?;
         }
-        memory.trim(bytes.len());
+        memory.trim(bytes.len().saturating_sub(self.beginning));
         Ok(HeldBody { bytes: bytes.whole(), memory })
     }
 
     /// Grows a grant to so many bytes of a body that may have so many in all.
     async fn grant(&self, memory: &mut Grant, bytes: usize, expected: usize) -> Result<(), Trouble> {
         let granted = memory.beginning.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.min(BEGINNING).div_ceil(PERMIT).saturating_sub(granted);
+        let missing = bytes.min(self.beginning).div_ceil(PERMIT).saturating_sub(granted);
         if missing > 0 {
             let more = self.beginnings.take(missing * PERMIT, self.wait).await?;
             match &mut memory.beginning {
@@ -229,13 +233,13 @@ impl Intake {
                 None => memory.beginning = Some(more),
             }
         }
-        if bytes > BEGINNING && memory.rest.is_none() {
-            let rest = (expected.max(bytes) - BEGINNING).min(self.rests.bytes());
+        if bytes > self.beginning && memory.rest.is_none() {
+            let rest = (expected.max(bytes) - self.beginning).min(self.rests.bytes());
             memory.rest = Some(self.rests.take(rest, self.wait).await?);
             memory.since = Some(Instant::now());
         }
         let rest = memory.rest.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        match bytes <= BEGINNING + rest * PERMIT {
+        match bytes <= self.beginning + rest * PERMIT {
             true => Ok(()),
             false => Err(Trouble::Refused(Refusal::Overloaded)),
         }

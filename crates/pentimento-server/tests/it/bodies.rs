@@ -179,7 +179,7 @@ async fn bodies_share_a_budget_of_memory() {
     let answer = ask(fixture.address, post("/fake/x", &too_much)).await;
     assert_eq!((answer.status, answer.headers["x-fake-error"].as_bytes()), (429, &b"Throttled"[..]));
     // What was granted came back.
-    assert_eq!(draw(fixture.address, &json_of(500 << 10)).await.status, 200);
+    assert_eq!(draw(fixture.address, &json_of(440 << 10)).await.status, 200);
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_slow_sender_holds_only_what_it_has_sent() {
     for _ in 0..20 {
         slow.push(socket_with(fixture.address, &head).await);
     }
-    assert_eq!(draw(fixture.address, &json_of(900 << 10)).await.status, 200);
+    assert_eq!(draw(fixture.address, &json_of(800 << 10)).await.status, 200);
 }
 
 #[tokio::test]
@@ -230,5 +230,5 @@ async fn a_body_without_a_length_gives_back_what_it_did_not_need() {
         stream.write_all(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes()).await.expect("sent");
         assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 "));
     }
-    assert_eq!(draw(fixture.address, &json_of(900 << 10)).await.status, 200);
+    assert_eq!(draw(fixture.address, &json_of(800 << 10)).await.status, 200);
 }
