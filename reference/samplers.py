@@ -21,7 +21,8 @@ the latent after the first, the middle and the last step (fewer where the steps 
 UniPC are variance-preserving. In steps that draw, one [1, 4, 2, 4] a draw comes from the torch generator of `noise_seed`.
 The JSON tells `cases`: their names, in `options` with the settings.
 
-K_* samplers are k-diffusion's, with its noise replaced by the generator's. DDIM, DDPM and LCM are diffusers' over whole timesteps.
+K_* samplers are k-diffusion's, with its noise replaced by the generator's. DDIM, DDPM and LCM are diffusers' over whole
+timesteps, in float64 around a float32 UNet like the others.
 Over sigmas (`karras`, `exponential`), where diffusers has none, DDIM and DDPM are k-diffusion's Euler and ancestral Euler in
 variance-preserving units, and LCM is written out here. UniPC is diffusers' everywhere.
 """
@@ -35,6 +36,7 @@ from diffusers import (
     LCMScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.schedulers import scheduling_ddim, scheduling_ddpm, scheduling_lcm
 
 import golden
 import models
@@ -188,7 +190,13 @@ def preserving(x, sigmas):
 
 def diffusers_trajectory(scheduler, predict, start, timesteps, **options):
     """The latents after each step of DDIM, DDPM, LCM or UniPC."""
-    x, after, draws = start, [], golden.generator(NOISE_SEED)
+    after, draws = [], golden.generator(NOISE_SEED)
+    # As in k_trajectory, the schedule's float32 values in float64: a single step from the last timestep subtracts what float32
+    # holds to 1e-4 only.
+    x = start.double()
+    for table in ("sigmas", "alphas_cumprod", "final_alpha_cumprod"):
+        if hasattr(scheduler, table):
+            setattr(scheduler, table, getattr(scheduler, table).double())
     if hasattr(scheduler, "set_begin_index") and not isinstance(scheduler, DDIMScheduler):
         scheduler.set_begin_index(len(scheduler.timesteps) - len(timesteps))
     if not isinstance(scheduler, UniPCMultistepScheduler):
@@ -198,6 +206,15 @@ def diffusers_trajectory(scheduler, predict, start, timesteps, **options):
         x = scheduler.step(predict(x, timestep, level), timestep, x, **options).prev_sample
         after.append(x)
     return torch.cat(after)
+
+
+def drawn_in_float32(shape, generator=None, dtype=None, **_):
+    """Noise of whatever type from the float32 numbers of the generator: torch draws others in float64."""
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+for module in (scheduling_ddim, scheduling_ddpm, scheduling_lcm):
+    module.randn_tensor = drawn_in_float32
 
 
 def lcm_trajectory(table, denoise, start, sigmas):
