@@ -21,11 +21,11 @@ PROGRAMS = {
     "pipelines": True,
     "families": False,
     "single_files": False,
-    "hires": False,
     "imaging": False,
     "faces": False,
     "lora": False,
     "control": False,
+    "hires": False,
 }  # whether it needs the embedded model
 
 

@@ -6,6 +6,8 @@
 //! sampler's.
 //! Source: diffusers' `StableDiffusionPipeline`, `…Img2ImgPipeline` and `…InpaintPipeline`.
 
+mod start;
+
 use crate::{
     canvas::Frame,
     conditioning::{self, WantedControl},
@@ -13,8 +15,7 @@ use crate::{
     error::LoadError,
     filter,
     guidance::{Guidance, GuidedUnet},
-    hires::{self, SecondPass},
-    latent_mask::{KnownLatent, MaskCells},
+    hires::SecondPass,
     lora::WantedLora,
     model::{Bound, Model, Precision, precision_name},
     noise::Noise,
@@ -25,16 +26,17 @@ use crate::{
     schedule::Timesteps,
     text_encoders::TextEncoders,
     unet::{Added, AddedInputs, Conditions, Context, Unet},
-    vae::{Encoded, Vae},
+    vae::Vae,
 };
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
     ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress,
-    PromptReport, Receipt, Size, Stage, StepReport, Task, Texture, Verdict,
+    PromptReport, Receipt, Size, Stage, StepReport, Task, Verdict,
 };
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, cell::Cell, ops::ControlFlow};
+use start::Start;
+use std::{cell::Cell, ops::ControlFlow};
 
 /// Answers a request.
 pub(crate) fn generate(
@@ -153,14 +155,6 @@ struct Pass {
     of: usize,
 }
 
-/// Where sampling starts.
-struct Start {
-    x: Tensor,
-    known: Option<KnownLatent>,
-    /// What an inpainting network is shown: the mask and the masked picture, `[1, 1 + C, h, w]`.
-    shown: Option<Tensor>,
-}
-
 impl Run<'_> {
     fn read_prompts(&mut self) -> Result<prompt::Embedded, GenerateError> {
         enter(self.progress, Stage::Text)?;
@@ -203,10 +197,13 @@ impl Run<'_> {
         };
         enter(self.progress, Stage::Sample)?;
         let mut latents = self.walk(&start, input, prompts, &mut noise, &self.first_pass())?;
+        let mut frame = self.plan.frame;
         if let Some(pass) = self.second_pass() {
+            frame.work = pass.work;
+            let input = Input::of(&self.request.task, &frame)?;
             let mut noise = Noise::new(self.request.noise, self.request.seed);
-            let start = self.start_again(&latents, &mut noise, &pass).map_err(internal)?;
-            latents = self.walk(&start, input, prompts, &mut noise, &pass)?;
+            let start = self.start_again(&latents, input.as_ref(), &mut noise, &pass)?;
+            latents = self.walk(&start, input.as_ref(), prompts, &mut noise, &pass)?;
         }
         enter(self.progress, Stage::Decode)?;
         let mut decoded = self.model.networks.vae.decode(&latents).map_err(internal)?;
@@ -220,95 +217,7 @@ impl Run<'_> {
             ));
         }
         let picture = pixels::to_picture(&decoded).map_err(internal)?;
-        placing::placed(self.request, &self.plan.frame, picture)
-    }
-
-    /// Noise alone; of an input, only an inpainting network is shown something.
-    fn start_from_noise(&mut self, input: Option<&Input>, noise: &mut Noise) -> Result<Start, GenerateError> {
-        let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
-        let x = (drawn * self.plan.initial_deviation).map_err(internal)?;
-        Ok(Start { x, known: None, shown: self.shown(input, noise)? })
-    }
-
-    fn start_from(&mut self, input: &Input, noise: &mut Noise) -> Result<Start, GenerateError> {
-        enter(self.progress, Stage::Encode)?;
-        let inpaints = self.model.networks.inpaints();
-        if inpaints && input.starts_from_noise(&self.plan) {
-            return self.start_from_noise(Some(input), noise);
-        }
-        let pixels = pixels::to_tensor(&self.textured(&input.picture)).map_err(internal)?;
-        let clean = self.encode(&pixels, noise)?;
-        let drawn = noise.draw(&self.latent_shape()).map_err(internal)?;
-        let x = self.noised(input, &clean, &drawn).map_err(internal)?;
-        if inpaints {
-            return Ok(Start { x, known: None, shown: self.shown(Some(input), noise)? });
-        }
-        let known = self.known(input, clean, drawn, noise).map_err(internal)?;
-        Ok(Start { x, known, shown: None })
-    }
-
-    fn noised(&self, input: &Input, clean: &Tensor, drawn: &Tensor) -> candle_core::Result<Tensor> {
-        let level = self.plan.path.level(0);
-        match input.starts_from_noise(&self.plan) {
-            true => drawn * self.plan.initial_deviation,
-            false => (clean * level.signal)? + (drawn * level.noise)?,
-        }
-    }
-
-    fn known(
-        &self,
-        input: &Input,
-        clean: Tensor,
-        drawn: Tensor,
-        noise: &mut Noise,
-    ) -> candle_core::Result<Option<KnownLatent>> {
-        let Some(mask) = &input.mask else { return Ok(None) };
-        if self.model.networks.vae.has_posterior() {
-            noise.draw(&self.latent_shape())?;
-        }
-        KnownLatent::new(mask, clean, drawn).map(Some)
-    }
-
-    /// What an inpainting network is shown of the input; without a mask all is to be painted, and nothing is known.
-    fn shown(&mut self, input: Option<&Input>, noise: &mut Noise) -> Result<Option<Tensor>, GenerateError> {
-        if !self.model.networks.inpaints() {
-            return Ok(None);
-        }
-        let [_, _, height, width] = self.latent_shape();
-        let cells = match input.and_then(|input| input.mask.as_ref()) {
-            Some(mask) => MaskCells::of(mask, height, width),
-            None => MaskCells::all_painted(height, width),
-        };
-        let factor = self.model.limits.factor as usize;
-        let known = cells.known_pixels(factor).map_err(internal)?;
-        let pixels = match input {
-            Some(input) => pixels::to_tensor(&input.picture).and_then(|pixels| pixels.broadcast_mul(&known)),
-            None => known.broadcast_as((1, 3, height * factor, width * factor)),
-        };
-        let masked = self.encode(&pixels.map_err(internal)?, noise)?;
-        let painted = cells.painted().map_err(internal)?;
-        // [1, 1, h, w] and [1, C, h, w] -> [1, 1 + C, h, w]
-        Tensor::cat(&[painted, masked], 1).map(Some).map_err(internal)
-    }
-
-    /// Draws the latents of a picture `[1, 3, H, W]` as the network sees them.
-    fn encode(&mut self, pixels: &Tensor, noise: &mut Noise) -> Result<Tensor, GenerateError> {
-        let draws_so_far = noise.clone();
-        let latents = encode_pixels(&self.model.networks.vae, pixels, noise).map_err(internal)?;
-        if pixels::is_finite(&latents).map_err(internal)? {
-            return Ok(latents);
-        }
-        *noise = draws_so_far;
-        let vae = self.vae_again("the encoding")?;
-        encode_pixels(&vae, pixels, noise).map_err(internal)
-    }
-
-    /// The input with its texture as the request wants it.
-    fn textured<'b>(&self, picture: &'b Picture) -> Cow<'b, Picture> {
-        match self.request.conditioning.texture {
-            Texture::Kept => Cow::Borrowed(picture),
-            Texture::Smoothed => Cow::Owned(imaging::smooth(picture)),
-        }
+        placing::placed(self.request, &frame, picture)
     }
 
     fn first_pass(&self) -> Pass {
@@ -322,15 +231,6 @@ impl Run<'_> {
         let before = self.plan.path.steps();
         let of = before + path.steps();
         Some(Pass { name: "the second pass", path: path.clone(), work: *work, before, of })
-    }
-
-    /// The first pass's latents, enlarged and noised again.
-    fn start_again(&self, latents: &Tensor, noise: &mut Noise, pass: &Pass) -> candle_core::Result<Start> {
-        let shape @ [_, _, height, width] = self.latent_shape_at(pass.work);
-        let clean = hires::enlarge(latents, height, width)?;
-        let (drawn, level) = (noise.draw(&shape)?, pass.path.level(0));
-        let x = ((clean * level.signal)? + (drawn * level.noise)?)?;
-        Ok(Start { x, known: None, shown: None })
     }
 
     /// Runs a pass, and again in f32 where it overflowed.
@@ -529,18 +429,6 @@ impl Run<'_> {
         };
         GeneratedImage { picture, receipt }
     }
-}
-
-/// Draws the latents of a picture as the network sees them.
-fn encode_pixels(vae: &Vae, pixels: &Tensor, noise: &mut Noise) -> candle_core::Result<Tensor> {
-    let latents = match vae.encode(pixels)? {
-        Encoded::Posterior { mean, log_variance } => {
-            let deviation = (log_variance * 0.5)?.exp()?;
-            (&mean + (deviation * noise.draw(mean.dims())?)?)?
-        }
-        Encoded::Latents(latents) => latents,
-    };
-    vae.scale(&latents)
 }
 
 fn enter(progress: &mut dyn Progress, stage: Stage) -> Result<(), GenerateError> {

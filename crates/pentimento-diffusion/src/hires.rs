@@ -2,15 +2,15 @@
 //!
 //! Shapes: latents `[1, C, h, w]`. Latents are enlarged bilinearly, which neither draws blocks as the nearest cell does
 //! nor overshoots as a cubic does; what is soft is what the second pass draws anew. Its noise
-//! starts from the seed again, so that it does not depend on how much the first pass drew: the latent noise, then the
-//! sampler's.
+//! starts from the seed again, so that it does not depend on how much the first pass drew; the order of draws is that of a
+//! first pass. A masked input is known at the larger size too, where what is not painted is put back in every step.
 //! Source: the composition of diffusers' pipelines by `output_type="latent"`, torch's `interpolate` and
 //! `StableDiffusionImg2ImgPipeline`, which takes latents as they are, with a generator of the same seed (so does A1111).
 
 use crate::{canvas::Frame, error::Result, model::Model, plan, samplers::Path};
 use candle_core::{Device, Tensor};
 use pentimento_request::{
-    ErrorKind, GenerateError, GenerationRequest, Hires, Sampler, Schedule, SecondPassReport, Size, Span, Task,
+    ErrorKind, GenerateError, GenerationRequest, Hires, Sampler, Schedule, SecondPassReport, Size, Span,
 };
 
 /// Largest factor of both sides: beyond it the second pass has nothing to hold on to.
@@ -41,14 +41,6 @@ impl SecondPass {
         if !(scale > 1.0 && scale <= LARGEST_SCALE) {
             let message = format!("a scale of {scale} is not possible: above 1 and at most {LARGEST_SCALE}");
             return refused(ErrorKind::InvalidRequest, message);
-        }
-        if matches!(request.task, Task::Repaint { .. }) {
-            let message = "the masked part of a picture is drawn in one pass".to_owned();
-            return refused(ErrorKind::Unsupported, message);
-        }
-        if model.networks.inpaints() {
-            let message = "an inpainting model draws in one pass".to_owned();
-            return refused(ErrorKind::Unsupported, message);
         }
         let steps = steps.unwrap_or(request.steps).get();
         if steps > model.schedule.count() {

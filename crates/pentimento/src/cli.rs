@@ -184,8 +184,9 @@ pub(crate) struct GenerateArgs {
     pub(crate) size: Option<Size>,
 
     /// A second pass: the picture enlarged by SCALE (above 1, at most 4), then the last STRENGTH of the schedule again
-    /// [default: 0.5] with a schedule of STEPS [default: --steps], as in --hires 2:0.6:20
-    #[arg(long, value_name = "SCALE[:STRENGTH[:STEPS]]", conflicts_with = "mask", help_heading = DRAWING)]
+    /// [default: 0.5] with a schedule of STEPS [default: --steps], as in --hires 2:0.6:20. With --init the result keeps that
+    /// picture's size unless --size says another
+    #[arg(long, value_name = "SCALE[:STRENGTH[:STEPS]]", help_heading = DRAWING)]
     pub(crate) hires: Option<String>,
 
     /// What is done with a picture that the model's own safety checker objects to: off, flag, blur or block
@@ -456,7 +457,7 @@ pub(crate) struct ServeArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelChoice {
     /// A model's folder, or its name
-    #[arg(value_name = "DIR|NAME", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "FILE|DIR|NAME", value_hint = ValueHint::AnyPath)]
     pub(crate) model: String,
 
     #[command(flatten)]

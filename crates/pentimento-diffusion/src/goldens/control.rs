@@ -79,7 +79,7 @@ fn networks_of_another_family_are_refused() {
 
 /// The control networks of the goldens.
 #[derive(Debug)]
-struct Shelf;
+pub(super) struct Shelf;
 
 impl Library for Shelf {
     fn lora(&self, _name: &str) -> Result<Option<Arc<LoraFile>>, LoadError> {

@@ -100,14 +100,34 @@ fn a_picture_that_is_drawn_on_is_enlarged_too() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_name() {
-    let repaint = Task::Repaint {
-        init: picture(size(32, 32), Channels::Rgb),
+fn a_masked_picture_keeps_what_is_not_painted() {
+    let init = picture(size(32, 32), Channels::Rgb);
+    let task = |untouched| Task::Repaint {
+        init: init.clone(),
         mask: mask(size(32, 32)),
         span: Span::of(Strength::FULL),
         region: Region::Whole,
-        untouched: Untouched::Restored,
+        untouched,
     };
+    let request =
+        |untouched, canvas, hires| GenerationRequest { task: task(untouched), canvas, hires, ..base() };
+    let native = request(Untouched::Restored, Canvas::Native(None), hires(2.0, 0.5, None));
+    let image = TINY.generate(&native, &mut Quiet).expect("a picture");
+    let (before, after) = (&init, &image.picture);
+    assert_eq!(before.size(), after.size());
+    let painted = mask(size(32, 32));
+    let pixels = before.pixels().chunks_exact(3).zip(after.pixels().chunks_exact(3)).zip(painted.values());
+    assert!(pixels.clone().all(|((before, after), value)| *value > 0 || before == after));
+    assert!(pixels.clone().any(|((before, after), _)| before != after));
+    let one_pass = TINY.generate(&request(Untouched::Restored, Canvas::Native(None), None), &mut Quiet);
+    assert!(one_pass.expect("a picture").picture != image.picture);
+    // With nothing but the bare pipeline the result has the larger size.
+    let exact = request(Untouched::AsDecoded, Canvas::Exact(None), hires(2.0, 0.5, None));
+    assert_eq!(TINY.generate(&exact, &mut Quiet).expect("a picture").picture.size(), size(64, 64));
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
     let cases = [
         (GenerationRequest { hires: hires(1.0, 0.5, None), ..base() }, ErrorKind::InvalidRequest, "hires"),
         (GenerationRequest { hires: hires(4.1, 0.5, None), ..base() }, ErrorKind::InvalidRequest, "hires"),
@@ -125,11 +145,6 @@ fn what_cannot_be_is_refused_by_name() {
             },
             ErrorKind::InvalidRequest,
             "size",
-        ),
-        (
-            GenerationRequest { task: repaint, canvas: Canvas::Exact(None), ..base() },
-            ErrorKind::Unsupported,
-            "hires",
         ),
     ];
     for (request, kind, field) in cases {
