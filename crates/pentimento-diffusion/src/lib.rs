@@ -66,7 +66,7 @@ pub use estimate::PictureMemory;
 pub use files::{Bytes, Embedded, Folder, ModelFiles};
 pub use library::{EmptyLibrary, Library};
 pub use lora::{LoraFile, LoraSummary};
-pub use model::{LoadOptions, Model, ModelSummary, Part, Precision, Verification};
+pub use model::{LoadOptions, Model, ModelSummary, Part, Precision, Survey, Verification};
 pub use probe::{Probe, ProbeStage};
 pub use profile::{Clock, LayerKind, LayerProfile, Profile, profiled};
 pub use random::{Architecture, RandomModel};

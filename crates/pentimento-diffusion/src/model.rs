@@ -1,18 +1,17 @@
 //! Models: read from their files, kept in memory, asked for pictures.
 
 mod binding;
-
-pub(crate) use binding::Bound;
-
+mod documents;
+mod survey;
 mod verify;
 
+pub(crate) use binding::Bound;
+pub use survey::Survey;
 pub use verify::Verification;
 
 use crate::{
     canvas,
-    config::{
-        ModelIndex, PerLevel, SchedulerConfig, TextConfig, UnetConfig, VaeConfig, read_json, unsupported,
-    },
+    config::{SchedulerConfig, TextConfig, UnetConfig, VaeConfig, unsupported},
     control::{ControlCache, OwnControls},
     error::{LoadError, LoadErrorKind},
     estimate::PictureMemory,
@@ -32,6 +31,7 @@ use crate::{
     weights::Weights,
 };
 use binding::{PackedParts, bind, bind_texts};
+use documents::{Documents, family, native_size};
 pub use pentimento_kernels::Precision;
 use pentimento_request::{
     ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Sampler, Size,
@@ -99,6 +99,24 @@ pub struct Part {
     pub parameters: u64,
     /// Storage types of the tensors, as `F16`.
     pub dtypes: Vec<String>,
+}
+
+impl Part {
+    /// Bytes that its weights take in memory when the model works in this precision.
+    pub fn memory(&self, precision: Precision) -> u64 {
+        // The checker of pictures works in f32 whatever the model does.
+        let precision = if self.name == CHECKER { Precision::F32 } else { precision };
+        let bytes_each = match precision {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        };
+        self.parameters.saturating_mul(bytes_each)
+    }
+
+    fn of(name: &str, class: &str, weights: &Weights) -> Self {
+        let (parameters, dtypes) = weights.summary();
+        Self { name: name.to_owned(), class: class.to_owned(), parameters, dtypes }
+    }
 }
 
 /// A model in memory, ready to draw. Requests may run one after the other or side by side; none changes it.
@@ -214,45 +232,9 @@ const TEXT_FOLDERS: [TextFolders; 2] = [
     TextFolders { encoder: "text_encoder_2", tokenizer: "tokenizer_2", class: "CLIPTextModelWithProjection" },
 ];
 
-const UNET_CONFIG: &str = "unet/config.json";
-const VAE_CONFIG: &str = "vae/config.json";
-const SCHEDULER_CONFIG: &str = "scheduler/scheduler_config.json";
-
 impl Configs {
     fn read(files: &dyn ModelFiles) -> Result<Self, LoadError> {
-        let index: ModelIndex = read_json(files, "model_index.json")?;
-        let label = files.describe("model_index.json");
-        let class = PipelineClass::of(&index.class_name)
-            .ok_or_else(|| unsupported(&label, "_class_name", &index.class_name))?;
-        refuse_refiner(class, &index, &label)?;
-        let text_classes = class.text_parts().iter().map(|part| (part.encoder, part.class));
-        for (part, class) in text_classes.chain([("unet", "UNet2DConditionModel")]) {
-            match index.class_of(part) {
-                Some(found) if found == class => {}
-                found => return Err(unsupported(&label, part, found.unwrap_or("null"))),
-            }
-        }
-        let mut vae: VaeConfig = read_json(files, VAE_CONFIG)?;
-        if vae.class_name.is_empty() {
-            vae.class_name = index.class_of("vae").unwrap_or("AutoencoderKL").to_owned();
-        }
-        let text_paths: Vec<_> =
-            class.text_parts().iter().map(|part| format!("{}/config.json", part.encoder)).collect();
-        let texts = text_paths.iter().map(|path| read_json(files, path));
-        Ok(Self {
-            class,
-            texts: texts.collect::<Result<_, _>>()?,
-            unet: read_json(files, UNET_CONFIG)?,
-            vae,
-            scheduler: as_pipelines_use_it(read_json(files, SCHEDULER_CONFIG)?, class),
-            zeros_for_empty: class == PipelineClass::Xl && index.force_zeros_for_empty_prompt,
-            labels: Labels {
-                texts: text_paths.iter().map(|path| files.describe(path)).collect(),
-                unet: files.describe(UNET_CONFIG),
-                vae: files.describe(VAE_CONFIG),
-                scheduler: files.describe(SCHEDULER_CONFIG),
-            },
-        })
+        Documents::read(files)?.whole()
     }
 
     /// The parts must fit one another.
@@ -292,30 +274,11 @@ impl Configs {
 
     /// The family in words.
     fn family(&self) -> String {
-        let version = match self.class {
-            PipelineClass::Xl => "XL",
-            _ if self.unet.use_linear_projection => "2.x",
-            _ => "1.x",
-        };
-        let inpainting = if self.unet.in_channels > self.unet.out_channels { ", inpainting" } else { "" };
-        let distilled = if self.unet.time_cond_proj_dim.is_some() { ", latent consistency" } else { "" };
-        format!("Stable Diffusion {version}{inpainting}{distilled}")
+        family(self.class, &self.unet)
     }
 
     fn native_size(&self) -> Result<Size, LoadError> {
-        // 64 cells: diffusers' default for a configuration without a sample size.
-        let (height, width) = match &self.unet.sample_size {
-            None => (64, 64),
-            Some(PerLevel::One(side)) => (*side, *side),
-            Some(PerLevel::Each(sides)) if sides.len() == 2 => (sides[0], sides[1]),
-            Some(other) => {
-                return Err(unsupported(&self.labels.unet, "sample_size", &format!("{other:?}")));
-            }
-        };
-        let pixels =
-            |cells: usize| u32::try_from(cells.saturating_mul(self.vae.factor())).unwrap_or(u32::MAX);
-        Size::new(pixels(width), pixels(height))
-            .map_err(|error| LoadError::caused_by(LoadErrorKind::Malformed, &self.labels.unet, error))
+        native_size(&self.unet, &self.vae, &self.labels.unet)
     }
 }
 
@@ -405,25 +368,20 @@ impl Model {
         let configs = Configs::read(files)?;
         let schedule = NoiseSchedule::new(&configs.scheduler, &configs.labels.scheduler)?;
         let weights = PartWeights::open(files, configs.class)?;
-        let part = |name: &str, class: &str, weights: &Weights| {
-            let (parameters, dtypes) = weights.summary();
-            Part { name: name.to_owned(), class: class.to_owned(), parameters, dtypes }
-        };
         let texts = configs.class.text_parts().iter().zip(&weights.texts);
         let mut parts: Vec<_> =
-            texts.map(|(folders, weights)| part(folders.encoder, folders.class, weights)).collect();
-        parts.push(part("unet", "UNet2DConditionModel", &weights.unet));
-        parts.push(part("vae", &configs.vae.class_name, &weights.vae));
+            texts.map(|(folders, weights)| Part::of(folders.encoder, folders.class, weights)).collect();
+        parts.push(Part::of("unet", "UNet2DConditionModel", &weights.unet));
+        parts.push(Part::of("vae", &configs.vae.class_name, &weights.vae));
         if let Some(filter) = ContentFilter::find(files)? {
-            parts.push(part(CHECKER, "StableDiffusionSafetyChecker", filter.weights()));
+            parts.push(Part::of(CHECKER, "StableDiffusionSafetyChecker", filter.weights()));
         }
-        let zero_snr = if schedule.has_zero_terminal_snr() { ", zero terminal SNR" } else { "" };
         Ok(ModelSummary {
             family: configs.family(),
             picture_memory: PictureMemory::new(configs.native_size()?, &configs.unet, &configs.vae),
             native_size: configs.native_size()?,
             prediction: schedule.prediction.name().to_owned(),
-            scheduler: format!("{}, {}{zero_snr}", configs.scheduler.class_name, schedule.spacing),
+            scheduler: schedule.described(&configs.scheduler.class_name),
             parts,
         })
     }
@@ -496,27 +454,6 @@ impl Generator for Model {
 /// The tokenizers of all text encoders.
 fn tokenizers(files: &dyn ModelFiles, class: PipelineClass) -> Result<Vec<Tokenizer>, LoadError> {
     class.text_parts().iter().map(|part| Tokenizer::load(files, part.tokenizer)).collect()
-}
-
-/// SDXL's refiner draws nothing from noise alone and takes other conditions.
-fn refuse_refiner(class: PipelineClass, index: &ModelIndex, label: &str) -> Result<(), LoadError> {
-    let refiner = index.requires_aesthetics_score || index.class_of("text_encoder").is_none();
-    match class == PipelineClass::Xl && refiner {
-        true => Err(LoadError::new(
-            LoadErrorKind::Unsupported,
-            format!("{label}: this is the refiner of Stable Diffusion XL, which this engine does not run"),
-        )),
-        false => Ok(()),
-    }
-}
-
-/// diffusers' pipelines of one class overrule two settings of old configurations when they are built, so a picture
-/// never depends on them: see `StableDiffusionPipeline.__init__`.
-fn as_pipelines_use_it(config: SchedulerConfig, class: PipelineClass) -> SchedulerConfig {
-    match class {
-        PipelineClass::Plain => SchedulerConfig { steps_offset: 1, clip_sample: Some(false), ..config },
-        PipelineClass::LatentConsistency | PipelineClass::Xl => config,
-    }
 }
 
 /// The sampler that a scheduler configuration stands for, where there is one of its kind.

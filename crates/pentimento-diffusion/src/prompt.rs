@@ -39,6 +39,10 @@ impl Embedded {
     }
 }
 
+/// Most breaks of a prompt. A text pays for its chunks with its length; a break makes one out of five letters, and each costs
+/// a pass of the encoders and 77 tokens more in every layer that attends to the text.
+const MOST_BREAKS: usize = 32;
+
 /// A model's means of reading prompts.
 pub(crate) struct Reader<'a> {
     /// Its text encoders, side by side.
@@ -78,8 +82,7 @@ pub(crate) fn embed(
 ) -> Result<Embedded, GenerateError> {
     let Reading { syntax, clip_skip, guides } = reading;
     let reads = |tower: &Tower| -> Result<Vec<Read>, GenerateError> {
-        let reads = prompts.iter().map(|prompt| read(*tower, prompt, syntax)).collect::<Result<Vec<_>, _>>();
-        reads.map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))
+        prompts.iter().map(|prompt| read(*tower, prompt, syntax)).collect()
     };
     let readings = reader.towers.iter().map(reads).collect::<Result<Vec<_>, _>>()?;
     let counts = |read: &&Read| read.report.weight > 0.0 || (guides && read.report.weight < 0.0);
@@ -104,13 +107,20 @@ pub(crate) fn embed(
     })
 }
 
-fn read(tower: Tower, prompt: &Prompt, syntax: PromptSyntax) -> Result<Read, LoadError> {
+fn read(tower: Tower, prompt: &Prompt, syntax: PromptSyntax) -> Result<Read, GenerateError> {
     let pieces = match syntax {
         PromptSyntax::Plain => vec![Piece::Text(prompt.text.clone(), 1.0)],
         PromptSyntax::Emphasis => emphasis::parse(&prompt.text),
     };
+    let breaks = pieces.iter().filter(|piece| matches!(piece, Piece::Break)).count();
+    if breaks > MOST_BREAKS {
+        let message =
+            format!("prompt: {breaks} BREAKs are more than the {MOST_BREAKS} that a prompt may have");
+        return Err(GenerateError::new(ErrorKind::InvalidRequest, message));
+    }
     // Start and end take two places of each chunk.
-    let chunks = cut(tower.tokenizer, &pieces, tower.length() - 2)?;
+    let chunks = cut(tower.tokenizer, &pieces, tower.length() - 2)
+        .map_err(|error| GenerateError::caused_by(ErrorKind::Internal, "cannot tokenize", error))?;
     let report = PromptReport {
         text: prompt.text.clone(),
         weight: prompt.weight,

@@ -157,8 +157,14 @@ impl NoiseSchedule {
         }
     }
 
+    /// A model's own scheduler in words.
+    pub(crate) fn described(&self, class: &str) -> String {
+        let zero_snr = if self.has_zero_terminal_snr() { ", zero terminal SNR" } else { "" };
+        format!("{class}, {}{zero_snr}", self.spacing)
+    }
+
     /// Whether the last timestep holds no signal at all.
-    pub(crate) fn has_zero_terminal_snr(&self) -> bool {
+    fn has_zero_terminal_snr(&self) -> bool {
         self.alphas_cumprod.last() == Some(&0.0)
     }
 

@@ -70,12 +70,18 @@ impl SafetensorsFiles {
     /// Opens files of a model by their paths in it.
     pub(crate) fn open(files: &dyn ModelFiles, paths: &[String]) -> Result<Self, LoadError> {
         let mut opened = Self { shards: Vec::new(), tensors: BTreeMap::new(), places: BTreeMap::new() };
+        let mut missing = Vec::new();
         for path in paths {
-            let missing =
-                || LoadError::new(LoadErrorKind::Missing, format!("{} is missing", files.describe(path)));
-            opened.add(files.open(path)?.ok_or_else(missing)?)?;
+            match files.open(path)? {
+                Some(blob) => opened.add(blob)?,
+                None => missing.push(files.describe(path)),
+            }
         }
-        Ok(opened)
+        match missing.as_slice() {
+            [] => Ok(opened),
+            [one] => Err(LoadError::new(LoadErrorKind::Missing, format!("{one} is missing"))),
+            more => Err(LoadError::new(LoadErrorKind::Missing, format!("{} are missing", more.join(", ")))),
+        }
     }
 
     /// Opens a file.

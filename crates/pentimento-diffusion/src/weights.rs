@@ -7,7 +7,7 @@
 
 use crate::{
     error::{LoadError, LoadErrorKind},
-    faults::Faults,
+    faults::{Faults, zeros},
     files::ModelFiles,
     lora::{Changes, Side},
     ops::{PackedConv, PackedWeights},
@@ -136,28 +136,40 @@ impl Weights {
 
     /// Reads a tensor's values, row-major, as f32.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let read = self.read(name, shape);
         match &self.faults {
-            None => read,
-            Some(faults) => faults.look_at(name, shape, read),
+            None => self.read(name, shape),
+            Some(faults) if faults.names_only() => {
+                let found = self.origin(name, shape).map(drop);
+                // What no memory holds is damaged, whether it is there or not.
+                let zeros = zeros(shape).ok_or_else(|| misshapen(&self.source.label(), name, shape, &[]))?;
+                faults.look_for(name, found, self.contains(name));
+                Ok(zeros)
+            }
+            Some(faults) => faults.look_at(name, shape, self.read(name, shape)),
+        }
+    }
+
+    /// Looks for a tensor, where that is all that is wanted of it. `false` where its values are wanted.
+    fn only_looked_for(&self, name: &str, shape: &[usize]) -> bool {
+        let Some(faults) = self.faults.as_ref().filter(|faults| faults.names_only()) else { return false };
+        faults.look_for(name, self.origin(name, shape).map(drop), self.contains(name));
+        true
+    }
+
+    /// Where a tensor of this shape comes from.
+    fn origin(&self, name: &str, shape: &[usize]) -> Result<&Origin, LoadError> {
+        let origin = self.tensors.get(name).ok_or_else(|| absent(&*self.source, name))?;
+        match origin.shape == shape {
+            true => Ok(origin),
+            false => Err(misshapen(&self.source.label(), &origin.stored, shape, &origin.shape)),
         }
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        let Some(origin) = self.tensors.get(name) else {
+        if !self.contains(name) {
             return self.source.invent(name, shape).ok_or_else(|| absent(&*self.source, name));
-        };
-        if origin.shape != shape {
-            return Err(LoadError::new(
-                LoadErrorKind::Tensor,
-                format!(
-                    "{}: tensor '{}' has shape {:?}, expected {shape:?}",
-                    self.source.label(),
-                    origin.stored,
-                    origin.shape
-                ),
-            ));
         }
+        let origin = self.origin(name, shape)?;
         let values = self.source.read(&origin.stored)?;
         Ok(match origin.view {
             View::Whole => values,
@@ -189,6 +201,12 @@ impl Weights {
     pub(crate) fn shares_files_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.source, &other.source)
     }
+}
+
+/// The error of a tensor of another shape.
+fn misshapen(file: &str, name: &str, expected: &[usize], found: &[usize]) -> LoadError {
+    let message = format!("{file}: tensor '{name}' has shape {found:?}, expected {expected:?}");
+    LoadError::new(LoadErrorKind::Tensor, message)
 }
 
 /// A matrix of `rows` rows from its columns.
@@ -311,6 +329,9 @@ impl<'a> Scope<'a> {
         if let Some(LayerKind::Linear(shared)) = self.shared(shape) {
             return Ok(shared);
         }
+        if self.weights.only_looked_for(&self.at("weight").prefix, shape) {
+            return Ok(Arc::new(PackedWeights::pack([0.0f32].as_slice(), 1, 1, self.precision)));
+        }
         let weight = self.values("weight", shape)?;
         let weight = Arc::new(PackedWeights::pack(weight.as_slice(), shape[0], shape[1], self.precision));
         self.share(LayerKind::Linear(weight.clone()), shape);
@@ -324,6 +345,9 @@ impl<'a> Scope<'a> {
         }
         if let Some(LayerKind::Conv(shared)) = self.shared(&shape) {
             return Ok(shared);
+        }
+        if self.weights.only_looked_for(&self.at("weight").prefix, &shape) {
+            return Ok(Arc::new(PackedConv::pack([0.0f32].as_slice(), [1; 4], self.precision)));
         }
         let weight = self.values("weight", &shape)?;
         let weight = Arc::new(PackedConv::pack_for(weight.as_slice(), shape, self.precision, self.pixels));

@@ -370,12 +370,7 @@ fn places(offers: Offers, budget: Option<u64>) -> Result<BTreeMap<String, Place>
 
 /// Bytes that a model's weights take when they are packed for this precision.
 pub(crate) fn memory_of(summary: &ModelSummary, precision: Precision) -> u64 {
-    let bytes_each = match precision {
-        Precision::F32 => 4,
-        Precision::Bf16 => 2,
-    };
-    let parameters: u64 = summary.parts.iter().map(|part| part.parameters).sum();
-    parameters.saturating_mul(bytes_each)
+    summary.parts.iter().fold(0, |sum, part| sum.saturating_add(part.memory(precision)))
 }
 
 impl Generator for Catalogue {

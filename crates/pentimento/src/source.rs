@@ -2,7 +2,7 @@
 
 use crate::{embedded::DEFAULT_MODEL, places::Places};
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary, SingleFile, WithVae};
+use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary, SingleFile, Survey, WithVae};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -142,6 +142,14 @@ impl Source {
     /// As [`Model::inspect`].
     pub(crate) fn inspect(&self) -> Result<ModelSummary> {
         Ok(Model::inspect(&*self.files()?)?)
+    }
+
+    /// What the model is and what it lacks, without its weights.
+    ///
+    /// # Errors
+    /// When there is nothing that says that it is a model of a kind that can be run.
+    pub(crate) fn survey(&self) -> Result<Survey> {
+        Ok(Model::survey(&*self.files()?)?)
     }
 
     /// The model's files.

@@ -57,13 +57,18 @@ fn blocks_mean_what_ggml_says_bit_for_bit() {
 }
 
 /// A GGUF file whose missing tensors are taken from elsewhere, so that the file kept here is small.
-struct Completed {
+pub(super) struct Completed {
     gguf: GgufFile,
     rest: Tensors,
     tensors: BTreeMap<String, StoredTensor>,
 }
 
 impl Completed {
+    /// The checkpoint in several quantised types.
+    pub(super) fn mixed(manifest: &Manifest) -> Self {
+        Self::new(open("mixed"), manifest.file())
+    }
+
     fn new(gguf: GgufFile, rest: Tensors) -> Self {
         let mut tensors: BTreeMap<_, _> = rest
             .iter()
@@ -116,7 +121,7 @@ impl WeightSource for Completed {
 #[test]
 fn a_quantised_model_draws_the_bytes_of_its_dequantised_weights() {
     let manifest = Manifest::open("sd1");
-    let source = Completed::new(open("mixed"), manifest.file());
+    let source = Completed::mixed(&manifest);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("dequantised.safetensors");
     std::fs::write(&path, source.as_safetensors()).expect("it is written");

@@ -141,18 +141,18 @@ fn write(path: &Path, tensors: &Tensors, dtype: Dtype, store: Store) {
     std::fs::write(path, serialize(views, None).expect("a file")).expect("a written file");
 }
 
-fn write_f16(path: &Path, tensors: &Tensors) {
+pub(super) fn write_f16(path: &Path, tensors: &Tensors) {
     write(path, tensors, Dtype::F16, |value| value.to_le_bytes().to_vec());
 }
 
 /// A model both ways.
-struct Pair {
-    manifest: Manifest,
-    folder: TempDir,
+pub(super) struct Pair {
+    pub(super) manifest: Manifest,
+    pub(super) folder: TempDir,
 }
 
 impl Pair {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let manifest = Manifest::open(name);
         let pair = Self { manifest, folder: tempfile::tempdir().expect("a folder") };
         write_f16(&pair.path(), &pair.manifest.file());
@@ -160,7 +160,7 @@ impl Pair {
         pair
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    pub(super) fn path(&self) -> std::path::PathBuf {
         self.folder.path().join("model.safetensors")
     }
 
@@ -194,7 +194,7 @@ impl Pair {
         }
     }
 
-    fn draw(&self, files: &dyn ModelFiles) -> (Model, GeneratedImage) {
+    pub(super) fn draw(&self, files: &dyn ModelFiles) -> (Model, GeneratedImage) {
         self.manifest.draw(files)
     }
 }
@@ -295,10 +295,10 @@ fn the_tokenizer_carried_along_gives_the_ids_of_transformers() {
 }
 
 /// Names and shapes without weights: for models of the true size.
-struct Names(BTreeMap<String, StoredTensor>);
+pub(super) struct Names(pub(super) BTreeMap<String, StoredTensor>);
 
 impl Names {
-    fn of(manifest: &Manifest) -> Self {
+    pub(super) fn of(manifest: &Manifest) -> Self {
         let stored = |shape: Vec<usize>| StoredTensor { shape, dtype: "F16".to_owned() };
         let tensors = manifest.tensors.iter();
         let tensors = tensors
@@ -395,10 +395,11 @@ fn what_is_no_model_is_said_by_what_it_is() {
         (&["conditioner.embedders.0.model.ln_final.weight"][..], "refiner"),
         (&["control_model.time_embed.0.weight"], "ControlNet"),
         (&["lora_unet_down_blocks_0.alpha"], "LoRA"),
+        (&["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"], "--lora"),
         (&["model.diffusion_model.double_blocks.0.img_attn.proj.weight"], "Flux"),
         (&["down_blocks.0.resnets.0.conv1.weight"], "UNet alone"),
         (&["encoder.conv_in.weight", "decoder.conv_in.weight"], "autoencoder alone"),
-        (&["model_ema.decay"], "averaged weights only"),
+        (&["model_ema.decay"], "model_ema.…"),
         (&["model.diffusion_model.out.0.weight", "scaled_fp8"], "scales beside them"),
         (&["model.diffusion_model.out.0.weight", "other.weight"], "no text encoder"),
         (&["bert.encoder.layer.0.weight"], "bert.…"),

@@ -119,7 +119,7 @@ impl Model {
     }
 }
 
-fn bind_unet(
+pub(super) fn bind_unet(
     configs: &Configs,
     weights: &PartWeights,
     precision: Precision,
@@ -132,7 +132,11 @@ fn bind_unet(
     Unet::load(&scope, &configs.unet, &configs.labels.unet)
 }
 
-fn bind_vae(configs: &Configs, weights: &PartWeights, precision: Precision) -> Result<Vae, LoadError> {
+pub(super) fn bind_vae(
+    configs: &Configs,
+    weights: &PartWeights,
+    precision: Precision,
+) -> Result<Vae, LoadError> {
     Vae::load(&Scope::root(&weights.vae, precision), &configs.vae, &configs.labels.vae)
 }
 

@@ -3,7 +3,7 @@
 //! Whatever can be counted is counted; heads, activations and scales stand nowhere in a file and are the family's.
 //! Source: the configurations that the families were published with.
 
-use super::family::Family;
+use super::{family::Family, names::Stored};
 use crate::weights::Origin;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -106,6 +106,49 @@ pub(super) fn vae(tensors: &Tensors, scaling_factor: f64) -> Option<Value> {
         "use_quant_conv": tensors.contains_key("quant_conv.weight"),
         "use_post_quant_conv": tensors.contains_key("post_quant_conv.weight"),
         "mid_block_add_attention": has_below(tensors, "encoder.mid_block.attentions."),
+    }))
+}
+
+/// Of a small autoencoder (`AutoencoderTiny`, "TAESD") in diffusers' naming; `None` where these are not its tensors.
+/// Layers count those without weights too: see [`crate::vae`].
+pub(super) fn tiny_vae(stored: &Stored) -> Option<Value> {
+    let side = |name: String, dimension: usize| stored.get(&name)?.shape.get(dimension).copied();
+    let is_block =
+        |half: &str, layer: usize| stored.contains_key(&format!("{half}.layers.{layer}.conv.0.weight"));
+    let is_conv = |half: &str, layer: usize| stored.contains_key(&format!("{half}.layers.{layer}.weight"));
+    // Of the encoder each level begins with a convolution, and one ends it.
+    let (mut down, mut layer) = (Vec::new(), 0);
+    while is_conv("encoder", layer) {
+        let blocks = (layer + 1..).take_while(|layer| is_block("encoder", *layer)).count();
+        down.push(blocks);
+        layer += 1 + blocks;
+    }
+    let last = layer.checked_sub(1)?;
+    down.pop();
+    // Of the decoder a convolution and an activation come first; behind each level but the last the picture is doubled
+    // before its convolution.
+    let (mut up, mut layer) = (Vec::new(), 2);
+    loop {
+        let blocks = (layer..).take_while(|layer| is_block("decoder", *layer)).count();
+        up.push(blocks);
+        layer += blocks;
+        match (is_conv("decoder", layer), is_conv("decoder", layer + 1)) {
+            (true, _) => break,
+            (false, true) => layer += 2,
+            (false, false) => return None,
+        }
+    }
+    Some(json!({
+        "_class_name": "AutoencoderTiny",
+        "in_channels": side("encoder.layers.0.weight".to_owned(), 1)?,
+        "out_channels": side(format!("decoder.layers.{layer}.weight"), 0)?,
+        "encoder_block_out_channels": vec![side("encoder.layers.0.weight".to_owned(), 0)?; down.len()],
+        "decoder_block_out_channels": vec![side("decoder.layers.0.weight".to_owned(), 0)?; up.len()],
+        "num_encoder_blocks": down,
+        "num_decoder_blocks": up,
+        "latent_channels": side(format!("encoder.layers.{last}.weight"), 0)?,
+        "act_fn": "relu",
+        "scaling_factor": 1.0,
     }))
 }
 

@@ -33,18 +33,18 @@ pub(super) struct StoredText {
     pub(super) kind: TextKind,
 }
 
-/// What other files have that are not read: a name that tells, and what the file is.
+/// What other files have that are no models: a name that tells, and what the file is.
 const KNOWN_STRANGERS: [(&str, &str); 10] = [
-    (names::REFINER_CLIP, "the refiner of Stable Diffusion XL"),
-    ("control_model.", "a ControlNet"),
-    ("controlnet_cond_embedding.", "a ControlNet"),
-    ("lora_unet_", "a LoRA"),
-    ("lora_te", "a LoRA"),
-    ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
-    ("joint_blocks.", "Stable Diffusion 3"),
-    ("model.diffusion_model.double_blocks.", "Flux"),
-    ("double_blocks.", "Flux"),
-    ("edm_mean", "Playground 2.5"),
+    (names::REFINER_CLIP, "is the refiner of Stable Diffusion XL, which is not run"),
+    ("control_model.", "is a ControlNet, not a model: use it with --control"),
+    ("controlnet_cond_embedding.", "is a ControlNet, not a model: use it with --control"),
+    ("lora_unet_", "is a LoRA, not a model: use it with --lora"),
+    ("lora_te", "is a LoRA, not a model: use it with --lora"),
+    ("model.diffusion_model.joint_blocks.", "is Stable Diffusion 3, which is not run"),
+    ("joint_blocks.", "is Stable Diffusion 3, which is not run"),
+    ("model.diffusion_model.double_blocks.", "is Flux, which is not run"),
+    ("double_blocks.", "is Flux, which is not run"),
+    ("edm_mean", "is Playground 2.5, which is not run"),
 ];
 
 impl Family {
@@ -52,7 +52,7 @@ impl Family {
     pub(super) fn of(source: &dyn WeightSource) -> Result<Self, String> {
         let stored = source.tensors();
         if let Some((_, what)) = KNOWN_STRANGERS.iter().find(|(prefix, _)| any_below(stored, prefix)) {
-            return Err(format!("is {what}, which is not run as a model"));
+            return Err((*what).to_owned());
         }
         if stored.keys().any(|name| name == "scaled_fp8" || name.ends_with(".scale_weight")) {
             return Err(
@@ -76,7 +76,14 @@ impl Family {
         if has(names::CLIP) {
             return Ok(Self::One);
         }
-        Err(format!("has a UNet but no text encoder of a known kind; it holds {}", found(stored)))
+        // A UNet without texts is still one of a family, whose texts it lacks: the width of what it attends to tells.
+        let attended = format!("{}middle_block.1.transformer_blocks.0.attn2.to_k.weight", names::UNET);
+        match stored.get(&attended).and_then(|tensor| tensor.shape.get(1)) {
+            Some(768) => Ok(Self::One),
+            Some(1024) => Ok(Self::Two { predicts_v: predicts_v(source) }),
+            Some(2048) => Ok(Self::Xl { predicts_v: false, zero_snr: false }),
+            _ => Err(format!("has a UNet but no text encoder of a known kind; it holds {}", found(stored))),
+        }
     }
 
     /// The text encoders.
@@ -208,16 +215,17 @@ fn predicts_v(source: &dyn WeightSource) -> bool {
 
 /// What a file is that holds no UNet in the naming of whole models.
 fn without_unet(stored: &Stored) -> String {
-    if any_below(stored, "model_ema.") {
-        return "holds averaged weights only (model_ema.); convert it to one with model.diffusion_model."
-            .to_owned();
+    // diffusers' and PEFT's namings say it behind the layer's name.
+    if stored.keys().any(|name| name.contains(".lora_") || name.contains(".lora.") || name.contains("_lora."))
+    {
+        return "is a LoRA, not a model: use it with --lora".to_owned();
     }
     if any_below(stored, "down_blocks.") {
         return "is a UNet alone; put it into a folder as unet/diffusion_pytorch_model.safetensors"
             .to_owned();
     }
     if any_below(stored, "encoder.") && any_below(stored, "decoder.") {
-        return "is an autoencoder alone; use it beside a model, as its VAE".to_owned();
+        return "is an autoencoder alone; use it beside a model (--vae)".to_owned();
     }
     format!("is of no known family (no {}…); it holds {}", names::UNET, found(stored))
 }

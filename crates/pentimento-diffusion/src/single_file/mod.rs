@@ -6,6 +6,7 @@
 mod configs;
 mod family;
 mod names;
+mod renamed;
 mod tokenizer;
 
 pub(crate) use family::Family;
@@ -18,7 +19,7 @@ use crate::{
     files::{Bytes, ModelFiles},
     gguf::GgufFile,
     source::{SafetensorsFiles, WeightSource},
-    weights::{Origin, Weights},
+    weights::{Origin, Weights, refuse_pickle},
 };
 
 use serde_json::{Value, json};
@@ -34,6 +35,8 @@ pub struct SingleFile {
     label: String,
     documents: BTreeMap<String, Bytes>,
     parts: BTreeMap<String, Weights>,
+    /// Parts that are not in the file, and how the names of their tensors would begin.
+    lacks: BTreeMap<&'static str, &'static str>,
 }
 
 /// A part of the model that a file may lack where another file brings it.
@@ -61,10 +64,12 @@ impl SingleFile {
 
     /// The model in a source whose names are those of whole models in one file.
     pub(crate) fn of(source: Arc<dyn WeightSource>) -> Result<Self, LoadError> {
+        let source = renamed::published(source);
         let label = source.label();
         let family = Family::of(&*source)
             .map_err(|what| LoadError::new(LoadErrorKind::Unsupported, format!("{label} {what}")))?;
-        let mut model = Self { label, documents: BTreeMap::new(), parts: BTreeMap::new() };
+        let mut model =
+            Self { label, documents: BTreeMap::new(), parts: BTreeMap::new(), lacks: BTreeMap::new() };
         model.put("model_index.json", &family.index());
         model.put("scheduler/scheduler_config.json", &family.scheduler());
         let stored = source.tensors();
@@ -75,6 +80,12 @@ impl SingleFile {
                 "quick_gelu" => names::clip(stored, text.prefix),
                 _ => names::open_clip(stored, text.prefix),
             };
+            if tensors.is_empty() {
+                // Nothing brings its weights; what it would be is known.
+                model.put(&format!("{}/config.json", text.folder), &json!({}));
+                model.lacks.insert(text.folder, text.prefix);
+                continue;
+            }
             model.put_part(text.folder, configs::text(&tensors, &text.kind), tensors, &source)?;
         }
         match vae_tensors(stored).filter(|tensors| !tensors.is_empty()) {
@@ -83,7 +94,10 @@ impl SingleFile {
                 model.put_part(VAE, config, tensors, &source)?;
             }
             // Another file may bring the weights; the scale is the family's.
-            None => model.put("vae/config.json", &json!({ "scaling_factor": family.scaling_factor() })),
+            None => {
+                model.put("vae/config.json", &json!({ "scaling_factor": family.scaling_factor() }));
+                model.lacks.insert(VAE, names::VAE[0]);
+            }
         }
         for (folder, pads_with) in family.tokenizers() {
             for (name, bytes) in tokenizer::files(pads_with) {
@@ -130,13 +144,12 @@ impl ModelFiles for SingleFile {
     }
 
     fn weights(&self, folder: &str) -> Result<Option<Weights>, LoadError> {
-        match self.parts.get(folder) {
-            None if folder == VAE => Err(LoadError::new(
-                LoadErrorKind::Missing,
-                format!("{} holds no VAE ({}…): name a file with one", self.label, names::VAE[0]),
-            )),
-            weights => Ok(weights.cloned()),
-        }
+        let Some(prefix) = self.lacks.get(folder) else { return Ok(self.parts.get(folder).cloned()) };
+        let message = match folder {
+            VAE => format!("{} holds no VAE ({prefix}…): name a file with one (--vae)", self.label),
+            _ => format!("{} holds no text encoder ({prefix}…)", self.label),
+        };
+        Err(LoadError::new(LoadErrorKind::Missing, message))
     }
 }
 
@@ -160,6 +173,12 @@ impl WithVae {
             Some(_) => read_json(&*model, "vae/config.json")?,
             None => Value::Null,
         };
+        if let Some(config) = configs::tiny_vae(source.tensors()) {
+            // Its latents are as the network sees them, whatever the model's own VAE has for a scale.
+            let tensors = names::clip(source.tensors(), "");
+            let config = Bytes::from(format!("{config:#}\n").into_bytes());
+            return Ok(Self { model, label, config, weights: Weights::mapped(source, tensors) });
+        }
         let tensors = match source.tensors().contains_key("encoder.down_blocks.0.resnets.0.conv1.weight") {
             true => names::clip(source.tensors(), ""),
             false => vae_tensors(source.tensors()).unwrap_or_else(|| names::vae(source.tensors(), "")),
@@ -214,6 +233,7 @@ fn vae_tensors(stored: &names::Stored) -> Option<BTreeMap<String, Origin>> {
 /// The tensors in a file, whose format shows in its first bytes.
 fn source_in(path: &Path) -> Result<Arc<dyn WeightSource>, LoadError> {
     let label = path.display().to_string();
+    refuse_pickle(&label, &label)?;
     let blob = Blob::open(&label, path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::new(LoadErrorKind::Missing, format!("{label} is missing")),
         _ => LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {label}"), error),

@@ -6,6 +6,7 @@
 //! - `loading`: what is said of broken, missing and refused model files
 //! - `precision`: what leaves the range of bf16, or of f32
 //! - `requests`: prompts, masks, sizes, cancellation, receipts
+//! - `survey`: what is told of a model that lacks something, and what is not converted
 
 mod filter;
 mod hires;
@@ -13,6 +14,7 @@ mod hostile;
 mod loading;
 mod precision;
 mod requests;
+mod survey;
 
 use pentimento_diffusion::{Folder, LoadOptions, Model};
 use std::{

@@ -442,3 +442,21 @@ fn skipped_final_steps_are_not_run() {
     assert_eq!(receipt.steps_run, 6);
     assert_eq!(receipt.sigmas.last(), Some(&0.0));
 }
+
+#[test]
+fn a_prompt_may_have_many_chunks_and_not_any_number_of_breaks() {
+    let draw = |text: &str| TINY.generate(&text_to_image(&[(text, 1.0)]), &mut Quiet);
+    let error = draw(&"a BREAK ".repeat(33)).expect_err("too many");
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.to_string().starts_with("prompt: 33 BREAKs are more than the 32"), "{error}");
+    let most = draw(&"a BREAK ".repeat(32)).expect("as many as may be");
+    assert_eq!(most.receipt.prompts[0].chunks.len(), 32);
+    // What a text itself needs it gets.
+    let long = draw(&"\u{1f34e}".repeat(2000)).expect("a picture");
+    assert!(long.receipt.prompts[0].chunks.len() > 30);
+    let plain = GenerationRequest {
+        syntax: PromptSyntax::Plain,
+        ..text_to_image(&[("BREAK ".repeat(200).as_str(), 1.0)])
+    };
+    TINY.generate(&plain, &mut Quiet).expect("a word like others");
+}

@@ -8,7 +8,7 @@ mod verify;
 
 use crate::{embedded::NOTICES, failure::Failure, output, places::Places, source::Source};
 use args::ModelsCommand;
-use pentimento_diffusion::{ModelSummary, Part};
+use pentimento_diffusion::{Part, Survey};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -17,8 +17,8 @@ pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
     let text = match command {
         ModelsCommand::List { data, json } => list::text(&Places::typed(data), *json)?,
         ModelsCommand::Inspect { model, json } => {
-            let summary = Source::find(&model.model, &Places::typed(&model.data))?.inspect()?;
-            if *json { format!("{:#}\n", as_json(&summary)) } else { as_table(&summary) }
+            let survey = Source::find(&model.model, &Places::typed(&model.data))?.survey()?;
+            if *json { format!("{:#}\n", as_json(&survey)) } else { as_table(&survey) }
         }
         ModelsCommand::Verify { model, json } => {
             let source = Source::find(&model.model, &Places::typed(&model.data))?;
@@ -31,13 +31,14 @@ pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
     output::print(text.as_bytes())
 }
 
-fn as_table(summary: &ModelSummary) -> String {
-    let ModelSummary { family, native_size, prediction, scheduler, parts, picture_memory: _ } = summary;
+fn as_table(survey: &Survey) -> String {
+    let Survey { family, native_size, prediction, scheduler, parts, missing } = survey;
+    let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
     let mut text = table(vec![
-        ["family".to_owned(), family.clone()],
-        ["native size".to_owned(), native_size.to_string()],
-        ["predicts".to_owned(), prediction.clone()],
-        ["scheduler".to_owned(), scheduler.clone()],
+        ["family".to_owned(), told(family)],
+        ["native size".to_owned(), told(&native_size.map(|size| size.to_string()))],
+        ["predicts".to_owned(), told(prediction)],
+        ["scheduler".to_owned(), told(scheduler)],
     ]);
     let head = ["part", "class", "parameters", "stored as"].map(str::to_owned);
     let rows = parts.iter().map(|part| {
@@ -45,21 +46,28 @@ fn as_table(summary: &ModelSummary) -> String {
         [name.clone(), class.clone(), in_millions(*parameters), dtypes.join(", ")]
     });
     let _ = write!(text, "\n{}", table(std::iter::once(head).chain(rows).collect()));
+    if !missing.is_empty() {
+        text.push_str("\nIt cannot be drawn with as it is:\n");
+        missing.iter().for_each(|missing| {
+            let _ = writeln!(text, "  {missing}");
+        });
+    }
     text
 }
 
-fn as_json(summary: &ModelSummary) -> Value {
-    let ModelSummary { family, native_size, prediction, scheduler, parts, picture_memory: _ } = summary;
+fn as_json(survey: &Survey) -> Value {
+    let Survey { family, native_size, prediction, scheduler, parts, missing } = survey;
     let part = |part: &Part| {
         let Part { name, class, parameters, dtypes } = part;
         json!({ "name": name, "class": class, "parameters": parameters, "dtypes": dtypes })
     };
     json!({
         "family": family,
-        "native_size": { "width": native_size.width(), "height": native_size.height() },
+        "native_size": native_size.map(|size| json!({ "width": size.width(), "height": size.height() })),
         "prediction": prediction,
         "scheduler": scheduler,
         "parts": parts.iter().map(part).collect::<Vec<_>>(),
+        "missing": missing,
     })
 }
 

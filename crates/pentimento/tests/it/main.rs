@@ -8,6 +8,7 @@
 //! - [`models`]: listing and inspecting
 //! - [`reload`]: a new configuration for a running server
 //! - [`serve`]: the server from its first line to its end
+//! - [`sizes`]: several models behind one server, each with its own size
 //! - [`stylise`]: Volcengine's protocol with adapters and a control network
 //! - [`program`]: how the program is run here
 
@@ -22,5 +23,6 @@ mod program;
 mod pull;
 mod reload;
 mod serve;
+mod sizes;
 mod stylise;
 mod usage;

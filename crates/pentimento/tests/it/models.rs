@@ -39,6 +39,45 @@ fn inspecting_shows_parts_sizes_and_precision() {
 }
 
 #[test]
+fn inspecting_tells_what_is_missing() {
+    let whole = run(&["models", "inspect", "default", "--json"]).ended_well();
+    let whole: Value = serde_json::from_str(whole.text()).expect("it is JSON");
+    assert_eq!(whole["missing"], serde_json::json!([]));
+    let folder = Folder::new();
+    let model = folder.path("model");
+    crate::broken::copy_model(&model);
+    for file in
+        ["scheduler/scheduler_config.json", "tokenizer/merges.txt", "vae/diffusion_pytorch_model.safetensors"]
+    {
+        fs::remove_file(folder.path(&format!("model/{file}"))).expect("it was there");
+    }
+    let told = run(&["models", "inspect", &model]).ended_well();
+    for part in [
+        "?",
+        "unet ",
+        "scheduler_config.json is missing",
+        "merges.txt is missing",
+        "vae/diffusion_pytorch_model",
+    ] {
+        assert!(told.text().contains(part), "'{part}' is missing in:\n{}", told.text());
+    }
+    let json = run(&["models", "inspect", &model, "--json"]).ended_well();
+    let json: Value = serde_json::from_str(json.text()).expect("it is JSON");
+    assert_eq!(json["missing"].as_array().map(Vec::len), Some(3), "{json}");
+    assert_eq!(json["scheduler"], Value::Null);
+    // What is no model at all is an error that says what it is.
+    let part = folder.path("model/unet");
+    run(&["models", "inspect", &part]).is_an_error(1, &["model_index.json", "one part"]);
+    let text = folder.write("text.safetensors", b"no weights");
+    run(&["models", "inspect", &text])
+        .is_an_error(1, &["text.safetensors", "cut off or no safetensors file"]);
+    let pickle = folder.write("old.ckpt", b"PK");
+    run(&["models", "inspect", &pickle]).is_an_error(1, &["old.ckpt", "pickle"]);
+    let lora = repository("reference/goldens/lora/kohya.safetensors").display().to_string();
+    run(&["models", "inspect", &lora]).is_an_error(1, &["kohya.safetensors", "a LoRA", "--lora"]);
+}
+
+#[test]
 fn the_notices_travel_with_the_program() {
     let licences = run(&["models", "licences"]).ended_well();
     for part in ["Microsoft Corporation", "Google", "Miles Johnson", "Apache License", "public domain"] {
