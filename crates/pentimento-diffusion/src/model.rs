@@ -322,10 +322,11 @@ impl Model {
     /// Names the file, and the tensor where there is one.
     pub fn load(files: &dyn ModelFiles, options: LoadOptions) -> Result<Self, LoadError> {
         let configs = Configs::read(files)?;
+        // What is not there is told before what does not fit without it.
+        let weights = PartWeights::open(files, configs.class)?;
         configs.check()?;
         let native = configs.native_size()?;
         let schedule = NoiseSchedule::new(&configs.scheduler, &configs.labels.scheduler)?;
-        let weights = PartWeights::open(files, configs.class)?;
         let tokenizers = tokenizers(files, configs.class)?;
         let packed = PackedParts::new(&weights.texts);
         let text = bind_texts(&configs, &weights, options.precision, Some(&packed), None)?;
