@@ -183,9 +183,8 @@ pub(crate) struct GenerateArgs {
     #[arg(short, long, value_name = "WxH", help_heading = DRAWING)]
     pub(crate) size: Option<Size>,
 
-    /// A second pass: the picture enlarged by SCALE (above 1, at most 4), then the last STRENGTH of the schedule again
-    /// [default: 0.5] with a schedule of STEPS [default: --steps], as in --hires 2:0.6:20. With --init the result keeps that
-    /// picture's size unless --size says another
+    /// A second pass: the picture enlarged by SCALE (above 1, at most 4), then the last STRENGTH [default: 0.5] of a schedule of
+    /// STEPS [default: --steps] again, as in --hires 2:0.6:20. With --init the result keeps its size unless --size is given
     #[arg(long, value_name = "SCALE[:STRENGTH[:STEPS]]", help_heading = DRAWING)]
     pub(crate) hires: Option<String>,
 
