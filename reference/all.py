@@ -26,6 +26,8 @@ PROGRAMS = {
     "lora": False,
     "control": False,
     "hires": False,
+    "ip_adapter": False,
+    "clip_guidance": False,
 }  # whether it needs the embedded model
 
 

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from diffusers import (
     ControlNetModel,
+    DDIMScheduler,
     MultiControlNetModel,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetPipeline,
 )
 from PIL import Image
 from safetensors.torch import save_file
@@ -110,9 +113,11 @@ def pictures(kept, networks, hints):
         "image": dict(controls=[["canny", "a", 1.0, 0.0, 1.0]], init=True),
         "image_two": dict(controls=[["depth", "b", 0.5, 0.0, 1.0], ["canny", "a", 1.0, 0.5, 1.0]], init=True),
         "masked": dict(controls=[["canny", "a", 1.0, 0.0, 1.0]], init=True, mask=True),
+        "xl": dict(controls=[["canny_xl", "a", 0.8, 0.0, 1.0]], model="tiny-xl"),
+        "xl_image": dict(controls=[["canny_xl", "b", 1.0, 0.2, 1.0]], model="tiny-xl", init=True),
     }
     for name, case in cases.items():
-        pipeline = models.pipeline("tiny-sd15")
+        pipeline = models.pipeline(case.get("model", "tiny-sd15"))
         chosen = [networks[control[0]] for control in case["controls"]]
         images = [hints[control[1]] for control in case["controls"]]
         one = len(chosen) == 1
@@ -123,7 +128,13 @@ def pictures(kept, networks, hints):
             cls = StableDiffusionControlNetInpaintPipeline if case.get("mask") else StableDiffusionControlNetImg2ImgPipeline
             arguments = dict(image=init, control_image=unwrap(images), strength=0.75)
             arguments |= dict(mask_image=mask) if case.get("mask") else {}
-        pipeline = cls(**pipeline.components, controlnet=chosen[0] if one else MultiControlNetModel(chosen), requires_safety_checker=False)
+        others = dict(requires_safety_checker=False)
+        if case.get("model") == "tiny-xl":
+            cls = StableDiffusionXLControlNetImg2ImgPipeline if case.get("init") else StableDiffusionXLControlNetPipeline
+            others = dict(add_watermarker=False)
+        pipeline = cls(**pipeline.components, controlnet=chosen[0] if one else MultiControlNetModel(chosen), **others)
+        if case.get("model") == "tiny-xl":
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
         kept[f"picture.{name}"] = pipeline(
             **arguments, **PROMPT, num_inference_steps=8, guidance_scale=4.0, output_type="latent",
@@ -156,7 +167,7 @@ def main():
     save_file({original_name(key, 2): value.half().contiguous() for key, value in control.state_dict().items()}, FOLDER / "original.safetensors")
     keep(kept, "original", control, x, 500, context, hint)
 
-    control = network(models.pipeline("tiny-xl").unet, 54)
+    control = networks["canny_xl"] = network(models.pipeline("tiny-xl").unet, 54)
     save(control, "canny_xl")
     pooled, sizes = random(2, 24), torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 2)
     kept |= {"xl.context": random(2, 77, 48), "xl.pooled": pooled, "xl.sizes": sizes[0]}

@@ -217,6 +217,7 @@ pub fn prompts(data: &[u8]) {
             library: Arc::new(EmptyLibrary),
             canny: None,
             tile: None,
+            face: None,
         };
         Model::load(&Folder::new(model()), options).expect("a model of the goldens")
     });

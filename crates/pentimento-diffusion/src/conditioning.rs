@@ -5,6 +5,7 @@
 
 use crate::{
     canvas::Frame,
+    clip_guidance::{self, ANCESTRAL},
     control::{BoundControl, ControlFile, ControlUse, is_active},
     error::{LoadError, LoadErrorKind},
     generate::internal,
@@ -16,13 +17,50 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    CannyThresholds, Conditioning, Control, ControlNetwork, ControlReport, ErrorKind, GenerateError,
-    GenerationRequest, Hint, Picture, Size, Task, Texture,
+    CannyThresholds, ClipGuidance, Control, ControlNetwork, ControlReport, ErrorKind, GenerateError,
+    GenerationRequest, Hint, Picture, Sampler, Size, Task, Texture,
 };
 use std::{error::Error as _, io, sync::Arc};
 
 /// Largest weight of a control network.
 const HEAVIEST_CONTROL: f32 = 2.0;
+
+/// Whether a second half is computed: where guidance is asked for and the network does not know the scale by itself.
+pub(crate) fn guides(model: &Model, request: &GenerationRequest) -> bool {
+    request.guidance_scale.guides() && !model.networks.unet.knows_guidance()
+}
+
+/// What becomes of CLIP guidance.
+pub(crate) enum Clip<'a> {
+    /// It steers.
+    Guides(ClipGuidance, clip_guidance::Parts<'a>),
+    /// It was asked for and does nothing, for this reason.
+    Ignored(String),
+    /// It was not asked for.
+    Absent,
+}
+
+/// What becomes of CLIP guidance. Where a model cannot be guided it is ignored, and the receipt tells: the service whose
+/// presets these are takes them for SDXL and does nothing.
+pub(crate) fn clip<'a>(model: &'a Model, request: &GenerationRequest) -> Result<Clip<'a>, GenerateError> {
+    let Some(preset) = request.conditioning.clip_guidance else { return Ok(Clip::Absent) };
+    let ignored = |why: String| Ok(Clip::Ignored(format!("clip_guidance: {preset} was ignored: {why}")));
+    if model.is_xl() {
+        return ignored("models of the XL family are not guided by CLIP".to_owned());
+    }
+    let Some(parts) = model.clip_parts() else {
+        return ignored(format!("the model '{}' carries no CLIP picture encoder", model.name()));
+    };
+    match request.sampler {
+        Some(sampler) if !ANCESTRAL.contains(&sampler) => {
+            let known = ANCESTRAL.map(Sampler::name).join(", ");
+            Err(invalid(format!(
+                "clip_guidance: {preset} takes ancestral samplers only ({known}), not {sampler}"
+            )))
+        }
+        _ => Ok(Clip::Guides(preset, parts)),
+    }
+}
 
 /// The request's adapters with their files.
 pub(crate) fn loras<'a>(
@@ -202,31 +240,12 @@ fn invalid(message: String) -> GenerateError {
     GenerateError::new(ErrorKind::InvalidRequest, message)
 }
 
-fn unknown(field: &str, what: &str, name: &str, known: &[String]) -> GenerateError {
+pub(crate) fn unknown(field: &str, what: &str, name: &str, known: &[String]) -> GenerateError {
     let known = match known.is_empty() {
         true => "there are none here".to_owned(),
         false => format!("known are {}", known.join(", ")),
     };
     invalid(format!("{field}: no {what} '{name}'; {known}"))
-}
-
-/// The field of the request that asks for something this engine lacks.
-pub(crate) fn not_done_yet(request: &GenerationRequest) -> Option<&'static str> {
-    let Conditioning {
-        loras: _,
-        controls: _,
-        texture: _,
-        image_prompts,
-        identity,
-        clip_guidance,
-        left_out: _,
-    } = &request.conditioning;
-    let asked = [
-        ("image_prompts", !image_prompts.is_empty()),
-        ("identity", identity.is_some()),
-        ("clip_guidance", clip_guidance.is_some()),
-    ];
-    asked.into_iter().find_map(|(field, asked)| asked.then_some(field))
 }
 
 /// An adapter or control network that cannot be used with this model. That a file cannot be read is not the request's fault.

@@ -6,23 +6,26 @@
 //! sampler's.
 //! Source: diffusers' `StableDiffusionPipeline`, `…Img2ImgPipeline` and `…InpaintPipeline`.
 
+mod finish;
 mod start;
 
 use crate::{
     canvas::Frame,
-    conditioning::{self, WantedControl},
+    clip_guidance::{ClipGuided, Guide},
+    conditioning::{self, Clip, WantedControl},
     control::{BoundControl, Controls},
     error::LoadError,
     filter,
     guidance::{Guidance, GuidedUnet},
     hires::SecondPass,
+    image_prompt::{self, Looks},
     lora::WantedLora,
-    model::{Bound, Model, Precision, precision_name},
+    model::{Bound, Model, Precision},
     noise::Noise,
     pixels, placing,
     plan::Plan,
     prompt,
-    samplers::{self, Path, StepEnd},
+    samplers::{self, Denoise, Path, StepEnd},
     schedule::Timesteps,
     text_encoders::TextEncoders,
     unet::{Added, AddedInputs, Conditions, Context, Unet},
@@ -31,10 +34,9 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress,
-    PromptReport, Receipt, Size, Stage, StepReport, Task, Verdict,
+    ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress, Size,
+    Stage, StepReport, Task, Verdict,
 };
-use sha2::{Digest, Sha256};
 use start::Start;
 use std::{cell::Cell, ops::ControlFlow};
 
@@ -47,11 +49,22 @@ pub(crate) fn generate(
     check(model, request)?;
     let plan = Plan::new(model, request)?;
     let input = Input::of(&request.task, &plan.frame)?;
-    let (loras, controls) = (conditioning::loras(model, request)?, conditioning::controls(model, request)?);
+    enter(progress, Stage::Text)?;
+    let guided = conditioning::guides(model, request);
+    let looks = image_prompt::looks(model, request, guided, &mut || part(progress))?;
+    let (mut loras, controls) =
+        (conditioning::loras(model, request)?, conditioning::controls(model, request)?);
+    loras.extend(looks.loras.iter().map(|(lora, file)| WantedLora { lora, file: file.clone() }));
     let bound = model.bound(&loras).map_err(conditioning::unfit)?;
-    let steering = Steering { loras: &loras, bound: &bound, controls: &controls };
-    let mut run =
-        Run { model, request, plan, steering, progress, notes: request.conditioning.left_out.clone() };
+    let (guide, ignored) = match conditioning::clip(model, request)? {
+        Clip::Guides(preset, parts) => (Guide::new(parts, preset, request)?, None),
+        Clip::Ignored(note) => (None, Some(note)),
+        Clip::Absent => (None, None),
+    };
+    let steering =
+        Steering { loras: &loras, bound: &bound, controls: &controls, looks: &looks, guide: guide.as_ref() };
+    let notes = request.conditioning.left_out.iter().cloned().chain(ignored).collect();
+    let mut run = Run { model, request, plan, steering, progress, notes, guided: Vec::new() };
     let prompts = run.read_prompts()?;
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
@@ -69,10 +82,6 @@ fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError
     }
     if model.filter.is_none() && !matches!(request.filter, None | Some(FilterMode::Off)) {
         let message = format!("filter: the model '{}' has no safety checker", request.model);
-        return Err(GenerateError::new(ErrorKind::Unsupported, message));
-    }
-    if let Some(field) = conditioning::not_done_yet(request) {
-        let message = format!("{field}: this version cannot do it yet");
         return Err(GenerateError::new(ErrorKind::Unsupported, message));
     }
     match &request.task {
@@ -123,6 +132,8 @@ struct Run<'a> {
     steering: Steering<'a>,
     progress: &'a mut dyn Progress,
     notes: Vec<String>,
+    /// The steps of all passes that CLIP guided.
+    guided: Vec<usize>,
 }
 
 /// What steers a request beside its prompts.
@@ -132,6 +143,10 @@ struct Steering<'a> {
     /// The networks with these adapters.
     bound: &'a Bound,
     controls: &'a [WantedControl<'a>],
+    /// What is looked at beside the texts.
+    looks: &'a Looks,
+    /// CLIP's opinion.
+    guide: Option<&'a Guide>,
 }
 
 /// The UNet of a run of the steps with all that steers it, in one precision.
@@ -157,7 +172,6 @@ struct Pass {
 
 impl Run<'_> {
     fn read_prompts(&mut self) -> Result<prompt::Embedded, GenerateError> {
-        enter(self.progress, Stage::Text)?;
         let prompts = self.embed(self.steering.bound.text.as_ref().unwrap_or(&self.model.text))?;
         if prompts.is_finite().map_err(internal)? {
             return Ok(prompts);
@@ -266,7 +280,7 @@ impl Run<'_> {
         let Plan { sampler, schedule, .. } = self.plan;
         let Steered { unet, context, added, controls } = steered;
         let step = Cell::new(0);
-        let mut denoise = GuidedUnet {
+        let mut network = GuidedUnet {
             unet,
             conditions: Conditions { context, added: added.as_ref(), residuals: None },
             shown: start.shown.as_ref(),
@@ -295,7 +309,20 @@ impl Run<'_> {
             }
         };
         let (x, solver) = (start.x.clone(), &self.request.solver);
-        let walked = samplers::sample(sampler, &mut denoise, x, path, solver, &mut draw, &mut between);
+        let mut walk = |denoise: &mut dyn Denoise| {
+            samplers::sample(sampler, denoise, x.clone(), path, solver, &mut draw, &mut between)
+        };
+        let walked = match self.steering.guide {
+            None => walk(&mut network),
+            Some(guide) => {
+                let mut guided = ClipGuided::new(network, guide, &step, path.steps());
+                let walked = walk(&mut guided);
+                // A pass that runs again in f32 is told once.
+                self.guided.retain(|step| *step < pass.before);
+                self.guided.extend(guided.guided.iter().map(|step| pass.before + step));
+                walked
+            }
+        };
         match walked {
             _ if cancelled => Err(cancellation()),
             latents => latents.map_err(internal),
@@ -334,15 +361,15 @@ impl Run<'_> {
         let wanted = self.steering.controls;
         let controls =
             conditioning::bind_controls(self.model, wanted, &frame, seen, &joined, &inputs, in_f32)?;
-        let context = unet.context(&joined).map_err(internal)?;
+        let mut context = unet.context(&joined).map_err(internal)?;
+        context.streams = self.steering.looks.streams.clone();
         Ok(Steered { unet, context, added: unet.added(&inputs).map_err(internal)?, controls })
     }
 
     /// Guidance by a second half, where it is asked for and the network does not know the scale by itself.
     fn guidance(&self) -> Option<Guidance> {
         let scale = self.request.guidance_scale;
-        let guides = scale.guides() && !self.model.networks.unet.knows_guidance();
-        guides.then(|| Guidance {
+        conditioning::guides(self.model, self.request).then(|| Guidance {
             scale: f64::from(scale.get()),
             rescale: f64::from(self.request.guidance_rescale),
         })
@@ -387,47 +414,6 @@ impl Run<'_> {
 
     fn filter_mode(&self) -> FilterMode {
         filter::mode(self.model.filter.as_ref(), self.request.filter)
-    }
-
-    fn finished(self, picture: Picture, verdict: Verdict, prompts: Vec<PromptReport>) -> GeneratedImage {
-        let Self { model, request, plan, steering, notes, progress: _ } = self;
-        let receipt = Receipt {
-            engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
-            model: model.options.name.clone(),
-            model_hash: model.hash().to_owned(),
-            task: match request.task {
-                Task::TextToImage => "text-to-image",
-                Task::ImageToImage { .. } => "image-to-image",
-                Task::Repaint { .. } => "repaint",
-            },
-            seed: request.seed,
-            sampler: plan.sampler,
-            schedule: plan.schedule,
-            solver: request.solver,
-            noise: request.noise,
-            steps: request.steps.get(),
-            steps_run: plan.path.steps(),
-            sigmas: plan.path.sigmas(),
-            guidance_scale: request.guidance_scale.get(),
-            guidance_rescale: request.guidance_rescale,
-            strength: plan.strength,
-            hires: plan.second.as_ref().map(SecondPass::report),
-            worked_at: plan.frame.work,
-            region: plan.frame.region.map(|rect| [rect.x, rect.y, rect.width, rect.height]),
-            size: picture.size(),
-            precision: precision_name(model.options.precision),
-            syntax: request.syntax,
-            clip_skip: request.clip_skip,
-            prompts,
-            verdict,
-            loras: steering.bound.reports.clone(),
-            controls: steering.controls.iter().map(|control| control.report(plan.path.steps())).collect(),
-            notes,
-            pixels_hash: hex(&Sha256::digest(picture.pixels())),
-            timings: Vec::new(),
-            peak_memory: None,
-        };
-        GeneratedImage { picture, receipt }
     }
 }
 

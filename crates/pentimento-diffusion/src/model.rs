@@ -11,6 +11,7 @@ pub use verify::Verification;
 
 use crate::{
     canvas,
+    clip_guidance::{self, ClipFiles},
     config::{SchedulerConfig, TextConfig, UnetConfig, VaeConfig, unsupported},
     control::{ControlCache, OwnControls},
     error::{LoadError, LoadErrorKind},
@@ -54,13 +55,16 @@ pub struct LoadOptions {
     pub canny: Option<String>,
     /// The library's control network for texture, instead of one in the model's folder.
     pub tile: Option<String>,
+    /// The library's adapter for faces, instead of the first one that fits.
+    pub face: Option<String>,
 }
 
 impl LoadOptions {
     /// A model of this name in f32, without a library.
     pub fn new(name: impl Into<String>, pixel_cap: u64) -> Self {
         let library = Arc::new(EmptyLibrary);
-        Self { name: name.into(), precision: Precision::F32, pixel_cap, library, canny: None, tile: None }
+        let precision = Precision::F32;
+        Self { name: name.into(), precision, pixel_cap, library, canny: None, tile: None, face: None }
     }
 }
 
@@ -79,6 +83,9 @@ pub struct ModelSummary {
     pub picture_memory: PictureMemory,
     /// The parts with their weights.
     pub parts: Vec<Part>,
+    /// Whether CLIP guidance may be asked for: the model carries a CLIP picture encoder, or is of the XL family, which
+    /// ignores it.
+    pub takes_clip_guidance: bool,
 }
 
 impl ModelSummary {
@@ -132,6 +139,8 @@ pub struct Model {
     pub(crate) own_sampler: Option<Sampler>,
     /// Its own checker of pictures, if it has one.
     pub(crate) filter: Option<ContentFilter>,
+    /// Its own CLIP with a picture encoder, if it has one.
+    pub(crate) clip: Option<ClipFiles>,
     colours: OnceLock<Option<LatentColours>>,
     configs: Configs,
     weights: PartWeights,
@@ -349,6 +358,7 @@ impl Model {
             text,
             schedule,
             filter: ContentFilter::find(files)?,
+            clip: ClipFiles::find(files, &weights.texts[0])?,
             colours: OnceLock::new(),
             own_controls: OwnControls::open(files)?,
             controls: ControlCache::default(),
@@ -383,6 +393,8 @@ impl Model {
             native_size: configs.native_size()?,
             prediction: schedule.prediction.name().to_owned(),
             scheduler: schedule.described(&configs.scheduler.class_name),
+            takes_clip_guidance: configs.class == PipelineClass::Xl
+                || ClipFiles::find(files, &weights.texts[0])?.is_some(),
             parts,
         })
     }
@@ -421,6 +433,27 @@ impl Model {
     pub(crate) fn reader<'a>(&'a self, encoders: &'a TextEncoders) -> Reader<'a> {
         let towers = encoders.towers(&self.tokenizers);
         Reader { towers, zeros_for_empty: self.configs.zeros_for_empty }
+    }
+
+    /// What CLIP's guidance takes of the model; `None` where it carries no CLIP picture encoder.
+    pub(crate) fn clip_parts(&self) -> Option<clip_guidance::Parts<'_>> {
+        let (configs, weights) = (&self.configs, &self.weights);
+        Some(clip_guidance::Parts {
+            clip: self.clip.as_ref()?,
+            vae: (&weights.vae, &configs.vae, &configs.labels.vae),
+            text: (weights.texts.first()?, configs.texts.first()?, configs.labels.texts.first()?),
+            tokenizer: self.tokenizers.first()?,
+        })
+    }
+
+    /// Whether it is one of Stable Diffusion XL's family.
+    pub(crate) fn is_xl(&self) -> bool {
+        self.configs.class == PipelineClass::Xl
+    }
+
+    /// The sizes of the denoising network.
+    pub(crate) fn unet_config(&self) -> &UnetConfig {
+        &self.configs.unet
     }
 
     /// The colours of latents, measured when they are first asked for.

@@ -6,6 +6,7 @@
 //! Errors: those of candle, which mean a mistake in the engine, never one of the request.
 
 mod rows;
+pub(crate) mod tape;
 
 pub(crate) use rows::{Edges, Moments};
 

@@ -2,6 +2,7 @@
 
 use crate::{
     canvas::Frame,
+    conditioning::{self, Clip},
     hires::SecondPass,
     model::Model,
     samplers::{Hop, Path},
@@ -30,7 +31,8 @@ impl Plan {
     /// Resolves a request for a model.
     pub(crate) fn new(model: &Model, request: &GenerationRequest) -> Result<Self, GenerateError> {
         check_settings(model, request)?;
-        let sampler = request.sampler.unwrap_or_else(|| chosen(model));
+        let guided_by_clip = matches!(conditioning::clip(model, request)?, Clip::Guides(..));
+        let sampler = request.sampler.unwrap_or_else(|| chosen(model, guided_by_clip));
         let steps = request.steps.get();
         if steps > model.schedule.count() {
             let message =
@@ -84,8 +86,11 @@ fn check_settings(model: &Model, request: &GenerationRequest) -> Result<(), Gene
 }
 
 /// The sampler where the request leaves the choice: the one that the model's own scheduler names, else DPM++
-/// 2M, which Stability's interfaces document as their usual choice.
-fn chosen(model: &Model) -> Sampler {
+/// 2M, which Stability's interfaces document as their usual choice; with CLIP's guidance their ancestral one.
+fn chosen(model: &Model, guided_by_clip: bool) -> Sampler {
+    if guided_by_clip {
+        return Sampler::KDpmpp2sAncestral;
+    }
     model.own_sampler.unwrap_or(Sampler::KDpmpp2m)
 }
 

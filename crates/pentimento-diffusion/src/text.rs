@@ -106,6 +106,11 @@ impl TextEncoder {
         Ok((states, Some(projection.forward(&end)?)))
     }
 
+    /// The end token's state behind all layers and the norm: `[77]` ids -> `[1, hidden]`
+    pub(crate) fn end_state(&self, ids: &[u32]) -> Result<Tensor> {
+        self.forward(ids, 0)?.narrow(1, self.end_of(ids), 1)?.squeeze(1)
+    }
+
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, &Device::Cpu)?;
         (self.tokens.embedding(&ids)? + &self.positions)?.unsqueeze(0)

@@ -56,7 +56,7 @@ const LARGEST_INPUT: usize = 2048;
 
 impl VisionConfig {
     /// Refuses what no picture encoder has, or what this one cannot do.
-    fn check(&self, label: &str) -> Result<(), LoadError> {
+    pub(crate) fn check(&self, label: &str) -> Result<(), LoadError> {
         refuse_outside(label, "hidden_size", &[self.hidden_size], 1..=WIDEST)?;
         refuse_outside(label, "intermediate_size", &[self.intermediate_size], 1..=WIDEST)?;
         refuse_outside(label, "projection_dim", &[self.projection_dim], 1..=WIDEST)?;
@@ -71,7 +71,7 @@ impl VisionConfig {
     }
 
     /// The class token and the patches.
-    fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         1 + (self.image_size / self.patch_size).pow(2)
     }
 }
@@ -90,7 +90,6 @@ pub(crate) struct VisionEncoder {
 /// What the encoder says of pictures.
 pub(crate) struct Seen {
     /// The tokens before the last layer, `[B, T, hidden]`: transformers' `hidden_states[-2]`.
-    #[allow(dead_code, reason = "picture prompts are being built on it")]
     pub(crate) penultimate: Tensor,
     /// The class token after the last layer and norm, `[B, hidden]`.
     pub(crate) pooled: Tensor,
@@ -158,7 +157,7 @@ impl VisionEncoder {
 
 /// Where the encoder's tensors begin: transformers 5 drops one level of names that older versions write, and some
 /// models hold an encoder inside another.
-fn model_scope<'a>(root: &Scope<'a>) -> Scope<'a> {
+pub(crate) fn model_scope<'a>(root: &Scope<'a>) -> Scope<'a> {
     let candidates = [root.clone(), root.at("vision_model"), root.at("vision_model.vision_model")];
     let found = candidates.iter().find(|scope| scope.contains("embeddings.class_embedding"));
     found.cloned().unwrap_or_else(|| root.at("vision_model"))

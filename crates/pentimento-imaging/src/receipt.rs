@@ -4,7 +4,8 @@
 //! `"nan"`; an infinite sigma is one. What is unknown is `null`.
 
 use pentimento_request::{
-    ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, Size, SolverOptions, StageTiming,
+    ClipGuidanceReport, ControlReport, LookReport, LoraReport, PromptReport, Receipt, SecondPassReport, Size,
+    SolverOptions, StageTiming,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -38,6 +39,8 @@ pub fn to_json(receipt: &Receipt) -> Value {
         verdict,
         loras,
         controls,
+        looks,
+        clip_guidance,
         notes,
         pixels_hash,
         timings,
@@ -72,6 +75,8 @@ pub fn to_json(receipt: &Receipt) -> Value {
         "filter": verdict.name(),
         "loras": loras.iter().map(lora).collect::<Vec<_>>(),
         "controls": controls.iter().map(control).collect::<Vec<_>>(),
+        "looks": looks.iter().map(look).collect::<Vec<_>>(),
+        "clip_guidance": clip_guidance.as_ref().map(guided),
         "notes": notes,
         "pixels_hash": pixels_hash,
         "timings": timings.iter().map(timing).collect::<Vec<_>>(),
@@ -115,6 +120,14 @@ fn lora(report: &LoraReport) -> Value {
 
 fn control(ControlReport { name, hash, hint, weight, steps_run }: &ControlReport) -> Value {
     json!({ "name": name, "hash": hash, "hint": hint, "weight": number(weight), "steps_run": steps_run })
+}
+
+fn look(LookReport { name, hash, scale, pictures, faces }: &LookReport) -> Value {
+    json!({ "name": name, "hash": hash, "scale": number(scale), "pictures": pictures, "faces": faces })
+}
+
+fn guided(ClipGuidanceReport { preset, strength, steps }: &ClipGuidanceReport) -> Value {
+    json!({ "preset": preset.name(), "strength": number(strength), "steps": steps })
 }
 
 fn solver_object(SolverOptions { eta, s_churn, s_tmin, s_tmax, s_noise }: &SolverOptions) -> Value {

@@ -142,6 +142,8 @@ pub struct ImagePrompt {
 /// Whose face is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
+    /// The adapter's name in the generator's catalogue; `None`: the one that the model has for faces.
+    pub adapter: Option<String>,
     /// Where the face is found.
     pub faces: Faces,
     /// Share of its attention, from 0 to 1; at 0 no face is looked for.

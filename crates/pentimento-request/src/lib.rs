@@ -24,7 +24,10 @@ pub use error::{ErrorKind, GenerateError};
 pub use filter::{FilterMode, Verdict};
 pub use picture::{Channels, Mask, Picture};
 pub use progress::{Cancel, Progress, Quiet, Stage, StepReport};
-pub use receipt::{ControlReport, LoraReport, PromptReport, Receipt, SecondPassReport, StageTiming};
+pub use receipt::{
+    ClipGuidanceReport, ControlReport, LookReport, LoraReport, PromptReport, Receipt, SecondPassReport,
+    StageTiming,
+};
 pub use sampling::{NoiseSource, PromptSyntax, Sampler, Schedule, SolverOptions, UnknownName};
 pub use spelling::parse_sampler;
 pub use values::{ClipSkip, GuidanceScale, InvalidValue, Size, Span, Steps, Strength};

@@ -1,6 +1,8 @@
 //! The record of how a picture came about: enough to draw it again, and to see what it cost.
 
-use crate::{ClipSkip, NoiseSource, PromptSyntax, Sampler, Schedule, Size, SolverOptions, Stage, Verdict};
+use crate::{
+    ClipGuidance, ClipSkip, NoiseSource, PromptSyntax, Sampler, Schedule, Size, SolverOptions, Stage, Verdict,
+};
 use std::time::Duration;
 
 /// Everything that decided a picture's pixels, and what it took.
@@ -59,6 +61,10 @@ pub struct Receipt {
     pub loras: Vec<LoraReport>,
     /// The control networks, in the request's order.
     pub controls: Vec<ControlReport>,
+    /// The adapters that were shown pictures or a face, in the request's order.
+    pub looks: Vec<LookReport>,
+    /// How CLIP's similarity steered; `None` where it did not.
+    pub clip_guidance: Option<ClipGuidanceReport>,
     /// Remarks on anything that was not done as a caller may expect (a stage redone in f32, say).
     pub notes: Vec<String>,
     /// SHA-256 over the result's pixels, in hexadecimal.
@@ -131,6 +137,32 @@ pub struct ControlReport {
     pub weight: f32,
     /// Steps in which it ran.
     pub steps_run: usize,
+}
+
+/// What became of an adapter that was shown pictures or a face.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LookReport {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 over its weights, in hexadecimal.
+    pub hash: String,
+    /// Share of its attention.
+    pub scale: f32,
+    /// Number of pictures that it was shown.
+    pub pictures: usize,
+    /// The faces that were found in them: left, top, right and bottom in the picture's own pixels.
+    pub faces: Vec<[i32; 4]>,
+}
+
+/// What CLIP's similarity of picture and prompt did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipGuidanceReport {
+    /// The preset.
+    pub preset: ClipGuidance,
+    /// Length of a guided step's change, as a share of the latents' deviation.
+    pub strength: f64,
+    /// The steps that were guided, from 0.
+    pub steps: Vec<usize>,
 }
 
 /// How long a stage took.

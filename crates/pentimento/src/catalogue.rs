@@ -3,6 +3,7 @@
 
 use crate::{
     cli::Dtype,
+    config::Companions,
     memory,
     room::PictureRoom,
     source::{Source, Stamp},
@@ -46,6 +47,8 @@ pub(crate) struct Offered {
     pub(crate) precision: Precision,
     /// Largest picture, in pixels, that it works at.
     pub(crate) pixel_cap: u64,
+    /// What goes with it.
+    pub(crate) companions: Companions,
 }
 
 /// Names of the models on offer, each told apart from the others.
@@ -295,10 +298,14 @@ struct Bed<'a> {
 
 impl Bed<'_> {
     fn load(&self) -> Result<Model, GenerateError> {
-        let Offered { source, precision, pixel_cap } = &self.offered;
+        let Offered { source, precision, pixel_cap, companions } = &self.offered;
+        let Companions { canny, tile, face } = companions.clone();
         let options = LoadOptions {
             precision: *precision,
             library: self.catalogue.library.clone(),
+            canny,
+            tile,
+            face,
             ..LoadOptions::new(self.name, *pixel_cap)
         };
         let since = Instant::now();
@@ -449,7 +456,7 @@ mod tests {
         let mut offers = Offers::default();
         for cap in caps {
             let (source, precision) = (Source::Embedded, Precision::Bf16);
-            offers.add(Offered { source, precision, pixel_cap: *cap });
+            offers.add(Offered { source, precision, pixel_cap: *cap, companions: Companions::default() });
         }
         offers
     }

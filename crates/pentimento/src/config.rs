@@ -3,20 +3,22 @@
 //! This is what was written, nothing resolved except that relative paths are taken from the file's own folder.
 //! `examples/pentimento.toml` describes every key; a test holds the two together.
 
+mod model;
 mod secret;
 mod sharing;
 mod volcengine;
 
+pub(crate) use model::{Companions, ModelConfig};
 pub(crate) use secret::Secret;
 pub(crate) use sharing::{FetchConfig, QuotaConfig, QuotasConfig, ResultsConfig, S3Config, Share};
 pub(crate) use volcengine::{ConfiguredFormat, ConfiguredUnknown, StyleConfig, VolcengineConfig};
 
 use anyhow::{Context, Result, bail};
 use pentimento_request::FilterMode;
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fs,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -188,71 +190,6 @@ impl AccessKey {
     /// A pair without a session token.
     pub(crate) fn new(id: impl Into<String>, secret: impl Into<String>) -> Self {
         Self { id: id.into(), secret: Secret::new(secret), session_token: None }
-    }
-}
-
-/// A value of `[models]`: a folder or name, or a table of it and its options.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ModelConfig {
-    /// Folder, file or name.
-    pub(crate) model: String,
-    /// A file with another VAE.
-    pub(crate) vae: Option<PathBuf>,
-    /// Precision of the arithmetic; the file's `dtype` where it is absent.
-    pub(crate) dtype: Option<ConfiguredDtype>,
-    /// Largest picture, in pixels, that it works at; the file's `limits.pixels` where it is absent.
-    pub(crate) pixels: Option<u64>,
-    /// Guidance rescale, which the protocol has no field for.
-    pub(crate) guidance_rescale: f32,
-    /// What is done with pictures that its checker objects to; the file's `filter.mode` where it is absent.
-    pub(crate) filter: Option<ConfiguredFilter>,
-}
-
-impl ModelConfig {
-    /// A model without options.
-    pub(crate) fn named(model: String) -> Self {
-        Self { model, vae: None, dtype: None, pixels: None, guidance_rescale: 0.0, filter: None }
-    }
-}
-
-impl<'de> Deserialize<'de> for ModelConfig {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        input.deserialize_any(ModelVisitor)
-    }
-}
-
-/// Reads either form of a [`ModelConfig`], so that a mistake in the table is named as such.
-struct ModelVisitor;
-
-impl<'de> de::Visitor<'de> for ModelVisitor {
-    type Value = ModelConfig;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("a model's folder or name, or a table with `model`")
-    }
-
-    fn visit_str<E: de::Error>(self, model: &str) -> Result<ModelConfig, E> {
-        Ok(ModelConfig::named(model.to_owned()))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ModelConfig, A::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            model: String,
-            vae: Option<PathBuf>,
-            dtype: Option<ConfiguredDtype>,
-            pixels: Option<u64>,
-            #[serde(default)]
-            guidance_rescale: f32,
-            filter: Option<ConfiguredFilter>,
-        }
-        let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        let Table { model, vae, dtype, pixels, guidance_rescale, filter } = table;
-        if !(0.0..=1.0).contains(&guidance_rescale) {
-            return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
-        }
-        Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter })
     }
 }
 
@@ -505,6 +442,10 @@ mod tests {
                 .values()
                 .any(|model| model.dtype.is_some() && model.pixels.is_some() && model.guidance_rescale > 0.0)
         );
+        assert!(models.values().any(|model| {
+            let Companions { canny, tile, face } = &model.companions;
+            canny.is_some() && tile.is_some() && face.is_some()
+        }));
         assert!(
             body_memory_bytes.is_some() && pixels.is_some() && queue.is_some() && deadline_seconds.is_some()
         );

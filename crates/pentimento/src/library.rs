@@ -4,7 +4,9 @@
 //! there and never joined to a path, so that no name leads out of the folders. Files named on the command line come beside them.
 
 use crate::places::Places;
-use pentimento_diffusion::{ControlFile, Folder, Library, LoadError, LoadErrorKind, LoraFile};
+use pentimento_diffusion::{
+    ControlFile, FaceReader, Folder, ImagePromptFile, Library, LoadError, LoadErrorKind, LoraFile,
+};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -21,16 +23,42 @@ const ENDING: &str = ".safetensors";
 pub(crate) struct Shelves {
     loras: Shelf<LoraFile>,
     controls: Shelf<ControlFile>,
+    image_prompts: Shelf<ImagePromptFile>,
+    faces: Faces,
+}
+
+/// The folder of face networks, and what finds faces by them as long as its files stay the same.
+#[derive(Debug)]
+struct Faces {
+    folder: Option<PathBuf>,
+    opened: Mutex<Option<OpenedFaces>>,
+}
+
+/// What reads faces, and what its files were when they were opened.
+#[derive(Debug)]
+struct OpenedFaces {
+    files: Vec<(PathBuf, Stamp)>,
+    reader: Option<Arc<FaceReader>>,
 }
 
 /// Folders of files of one kind.
 #[derive(Debug)]
 struct Shelf<T> {
     folders: Vec<PathBuf>,
+    entries: Entries,
     /// Named on the command line.
     typed: BTreeMap<String, PathBuf>,
     /// What was opened, by its path, and what the file was then.
     opened: Mutex<BTreeMap<PathBuf, (Stamp, Arc<T>)>>,
+}
+
+/// What in a shelf's folders is called by a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entries {
+    /// Files.
+    Files,
+    /// Files, and folders in diffusers' layout.
+    FilesAndFolders,
 }
 
 /// When a file was written, and its length.
@@ -39,7 +67,12 @@ type Stamp = (Option<SystemTime>, u64);
 impl Shelves {
     /// Those in the folders of these places.
     pub(crate) fn of(places: &Places) -> Self {
-        Self { loras: Shelf::of(places.lora_folders()), controls: Shelf::of(places.control_folders()) }
+        Self {
+            loras: Shelf::of(places.lora_folders(), Entries::Files),
+            controls: Shelf::of(places.control_folders(), Entries::FilesAndFolders),
+            image_prompts: Shelf::of(places.image_prompt_folders(), Entries::Files),
+            faces: Faces { folder: places.faces_folder(), opened: Mutex::default() },
+        }
     }
 
     /// Adds an adapter's file, and answers the name that requests use for it.
@@ -50,6 +83,11 @@ impl Shelves {
     /// Adds a control network's file or folder, and answers the name that requests use for it.
     pub(crate) fn add_control(&mut self, path: PathBuf) -> String {
         self.controls.add(path)
+    }
+
+    /// Adds the file of an adapter for pictures or faces, and answers the name that requests use for it.
+    pub(crate) fn add_image_prompt(&mut self, file: PathBuf) -> String {
+        self.image_prompts.add(file)
     }
 
     /// Names and places of all adapters.
@@ -74,11 +112,46 @@ impl Library for Shelves {
     fn control_names(&self) -> Vec<String> {
         self.controls.names()
     }
+
+    fn image_prompt(&self, name: &str) -> Result<Option<Arc<ImagePromptFile>>, LoadError> {
+        self.image_prompts.open(name, |folder, entry| ImagePromptFile::open(&folder, entry))
+    }
+
+    fn image_prompt_names(&self) -> Vec<String> {
+        self.image_prompts.names()
+    }
+
+    fn faces(&self) -> Result<Option<Arc<FaceReader>>, LoadError> {
+        self.faces.reader()
+    }
+}
+
+impl Faces {
+    fn reader(&self) -> Result<Option<Arc<FaceReader>>, LoadError> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let now = self.stamps(folder)?;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = opened.as_ref().filter(|opened| opened.files == now) {
+            return Ok(same.reader.clone());
+        }
+        let reader = FaceReader::open(&Folder::new(folder))?.map(Arc::new);
+        *opened = Some(OpenedFaces { files: now, reader: reader.clone() });
+        Ok(reader)
+    }
+
+    fn stamps(&self, folder: &Path) -> Result<Vec<(PathBuf, Stamp)>, LoadError> {
+        let mut stamps = Vec::new();
+        for path in entries_of(folder)? {
+            stamps.push((path.clone(), stamp_of(&path)));
+        }
+        stamps.sort();
+        Ok(stamps)
+    }
 }
 
 impl<T> Shelf<T> {
-    fn of(folders: Vec<PathBuf>) -> Self {
-        Self { folders, typed: BTreeMap::new(), opened: Mutex::default() }
+    fn of(folders: Vec<PathBuf>, entries: Entries) -> Self {
+        Self { folders, entries, typed: BTreeMap::new(), opened: Mutex::default() }
     }
 
     fn add(&mut self, path: PathBuf) -> String {
@@ -94,14 +167,12 @@ impl<T> Shelf<T> {
     fn known(&self) -> Result<BTreeMap<String, PathBuf>, LoadError> {
         let mut known = self.typed.clone();
         for folder in &self.folders {
-            let entries = match fs::read_dir(folder) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(unreadable(folder, error)),
-            };
-            for entry in entries {
-                let path = entry.map_err(|error| unreadable(folder, error))?.path();
-                if path.is_dir() || path.to_string_lossy().ends_with(ENDING) {
+            for path in entries_of(folder)? {
+                let counts = match path.is_dir() {
+                    true => self.entries == Entries::FilesAndFolders,
+                    false => path.to_string_lossy().ends_with(ENDING),
+                };
+                if counts {
                     known.entry(name_of(&path)).or_insert(path);
                 }
             }
@@ -133,6 +204,18 @@ impl<T> Shelf<T> {
     }
 }
 
+/// What lies in a folder; nothing where there is none.
+fn entries_of(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(folder, error)),
+    };
+    let paths =
+        entries.map(|entry| entry.map(|entry| entry.path()).map_err(|error| unreadable(folder, error)));
+    paths.collect()
+}
+
 /// The name of a file or folder: without its ending.
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -160,7 +243,8 @@ mod tests {
         fs::write(folder.path().join("outside.safetensors"), b"x").expect("a file");
         fs::write(loras.join("inside.safetensors"), b"x").expect("a file");
         fs::write(loras.join("pickle.pt"), b"x").expect("a file");
-        let shelf: Shelf<LoraFile> = Shelf::of(vec![loras, folder.path().join("absent")]);
+        let folders = vec![loras, folder.path().join("absent")];
+        let shelf: Shelf<LoraFile> = Shelf::of(folders, Entries::Files);
         assert_eq!(shelf.names(), ["inside"]);
         let open = |name: &str| shelf.open(name, |folder, entry| LoraFile::open(&folder, entry));
         let absolute = folder.path().join("outside").display().to_string();
@@ -172,7 +256,7 @@ mod tests {
 
     #[test]
     fn typed_files_have_names_of_their_own() {
-        let mut shelf: Shelf<LoraFile> = Shelf::of(Vec::new());
+        let mut shelf: Shelf<LoraFile> = Shelf::of(Vec::new(), Entries::Files);
         assert_eq!(shelf.add("a/style.safetensors".into()), "style");
         assert_eq!(shelf.add("b/style.safetensors".into()), "style-2");
         assert_eq!(shelf.add("a/style.safetensors".into()), "style");

@@ -57,6 +57,16 @@ impl Places {
         self.controls.iter().cloned().chain(self.data.as_ref().map(|data| data.join("controls"))).collect()
     }
 
+    /// The folders of adapters for pictures and faces.
+    pub(crate) fn image_prompt_folders(&self) -> Vec<PathBuf> {
+        self.data.iter().map(|data| data.join("ip-adapters")).collect()
+    }
+
+    /// The folder of face networks.
+    pub(crate) fn faces_folder(&self) -> Option<PathBuf> {
+        self.data.as_ref().map(|data| data.join("faces"))
+    }
+
     /// The folders of models, the most important first.
     pub(crate) fn model_folders(&self) -> Vec<PathBuf> {
         self.models.iter().cloned().chain(self.data.as_ref().map(|data| data.join("models"))).collect()

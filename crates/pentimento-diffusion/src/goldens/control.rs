@@ -57,8 +57,11 @@ fn networks_add_what_they_add_in_diffusers() {
 #[test]
 fn networks_of_xl_are_told_pooled_texts_and_sizes() {
     against("diffusers ControlNetModel", "control networks of XL");
-    let golden = Golden::open("control");
-    let network = open("canny_xl").bind(&unet_config("tiny-xl"), Precision::F32).expect("a network");
+    assert_xl(&Golden::open("control"), &open("canny_xl"));
+}
+
+fn assert_xl(golden: &Golden, file: &ControlFile) {
+    let network = file.bind(&unet_config("tiny-xl"), Precision::F32).expect("a network");
     let context = network.context(&golden.tensor("xl.context")).expect("keys and values");
     let pooled = golden.tensor("xl.pooled");
     let sizes: Vec<f32> = golden.tensor("xl.sizes").to_vec1().expect("sizes");
@@ -67,7 +70,20 @@ fn networks_of_xl_are_told_pooled_texts_and_sizes() {
     let added = network.added(&inputs).expect("an embedding");
     let hint = network.embed_hint(&golden.tensor("hint")).expect("a hint");
     let got = network.forward(&golden.tensor("x"), 500.0, &context, added.as_ref(), &hint, 1.0);
-    assert_residuals(&golden, "xl", &got.expect("residuals"));
+    assert_residuals(golden, "xl", &got.expect("residuals"));
+}
+
+#[test]
+fn single_files_in_the_naming_of_diffusers_are_what_the_folders_are() {
+    against("diffusers ControlNetModel", "control networks of 1.x and XL in one file");
+    let golden = Golden::open("control");
+    let file = |folder: &str| open(&format!("{folder}/diffusion_pytorch_model.safetensors"));
+    let network = file("canny").bind(&unet_config("tiny-sd15"), Precision::F32).expect("a network");
+    let context = network.context(&golden.tensor("context")).expect("keys and values");
+    let hint = network.embed_hint(&golden.tensor("hint")).expect("a hint");
+    let got = network.forward(&golden.tensor("x"), 500.0, &context, None, &hint, 0.7);
+    assert_residuals(&golden, "canny", &got.expect("residuals"));
+    assert_xl(&golden, &file("canny_xl"));
 }
 
 #[test]
@@ -135,8 +151,12 @@ fn task(case: &Value) -> Task {
 #[test]
 fn pictures_are_those_of_diffusers() {
     let golden = Golden::open("control");
-    let options = LoadOptions { library: Arc::new(Shelf), ..LoadOptions::new("tiny", 1 << 20) };
-    let model = Model::load(&files("tiny-sd15"), options).expect("a model");
+    against("diffusers pipelines", "whole pictures with control networks of 1.x and XL");
+    let load = |name: &str| {
+        let options = LoadOptions { library: Arc::new(Shelf), ..LoadOptions::new("tiny", 1 << 20) };
+        Model::load(&files(name), options).expect("a model")
+    };
+    let (plain, xl) = (load("tiny-sd15"), load("tiny-xl"));
     let prompt = |text: &str, weight| Prompt { text: text.to_owned(), weight };
     for (name, case) in golden.case["pictures"].as_object().expect("cases") {
         let request = GenerationRequest {
@@ -161,6 +181,7 @@ fn pictures_are_those_of_diffusers() {
             filter: None,
             seed: 42,
         };
+        let model = if case["model"] == "tiny-xl" { &xl } else { &plain };
         let image = model.generate(&request, &mut Quiet).expect("a picture");
         let decoded = model.networks.vae.decode(&golden.tensor(&format!("picture.{name}")));
         let expected = decoded.and_then(|decoded| pixels::to_picture(&decoded)).expect("a picture");

@@ -8,6 +8,7 @@
 //! `cargo xtask numerics` makes the table of docs/numerics.md of it. [`against`] names the row.
 
 mod bands;
+mod clip_guidance;
 mod control;
 mod denoising;
 mod emphasis;
@@ -17,12 +18,14 @@ mod forms;
 mod gguf;
 mod gguf_pictures;
 mod hires;
+mod image_prompts;
 mod ledger;
 mod lora;
 mod networks;
 mod noise;
 mod pipelines;
 mod single_files;
+mod steering;
 mod true_size;
 mod vision;
 
@@ -61,6 +64,10 @@ impl Golden {
         let case = serde_json::from_str(case).expect("a case in JSON");
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).expect("tensors");
         Self { tensors, case }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     fn tensor(&self, name: &str) -> Tensor {

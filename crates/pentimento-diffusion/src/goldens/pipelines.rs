@@ -88,7 +88,7 @@ pub(super) fn load(model: &str) -> Model {
     Model::load(&files(model), options).expect("a model")
 }
 
-fn cases(folder: &str) -> Vec<Case> {
+pub(super) fn cases(folder: &str) -> Vec<Case> {
     let path = reference().join(format!("goldens/{folder}/cases.json"));
     let text = std::fs::read(path).expect("the cases");
     serde_json::from_slice(&text).expect("cases in JSON")

@@ -130,6 +130,12 @@ impl AdapterCache {
         Ok(bound)
     }
 
+    /// How many sets are kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn take(&self, key: &str) -> Option<Arc<Adapters>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.iter().position(|(known, _)| known == key)?;

@@ -96,6 +96,12 @@ impl Model {
         self.adapters.get_or_bind(key(loras, precision), bind).map(Some)
     }
 
+    /// How many sets of adapters are kept for requests to come.
+    #[cfg(test)]
+    pub(crate) fn kept_adapters(&self) -> usize {
+        self.adapters.kept()
+    }
+
     /// The control network for a use, if the model has one: the one that was set for it, or its own.
     pub(crate) fn control_for(&self, used: ControlUse) -> Result<Option<Arc<ControlFile>>, LoadError> {
         let set = match used {

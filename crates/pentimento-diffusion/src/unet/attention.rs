@@ -11,8 +11,29 @@ use crate::{
 };
 use candle_core::Tensor;
 
-/// Keys and values of every cross-attention layer for one context, in the order in which the layers were loaded.
-pub(crate) struct Context(pub(crate) Vec<(Tensor, Tensor)>);
+/// What the cross-attention layers look at, in the order in which the layers were loaded.
+pub(crate) struct Context {
+    /// Keys and values of the texts, one pair a layer.
+    pub(crate) layers: Vec<(Tensor, Tensor)>,
+    /// What is looked at beside the texts.
+    pub(crate) streams: Vec<Stream>,
+}
+
+/// Keys and values beside those of the texts: what queries find there is added, `scale` times, to what they find in the texts.
+#[derive(Clone)]
+pub(crate) struct Stream {
+    /// One pair a layer, in the order of the layers.
+    pub(crate) layers: Vec<(Tensor, Tensor)>,
+    pub(crate) scale: f64,
+}
+
+impl Context {
+    /// The keys and values of one layer: the texts', then those of each stream with its scale.
+    fn of_layer(&self, layer: usize) -> impl Iterator<Item = (&(Tensor, Tensor), f64)> {
+        let streams = self.streams.iter().map(move |stream| (&stream.layers[layer], stream.scale));
+        std::iter::once((&self.layers[layer], 1.0)).chain(streams)
+    }
+}
 
 /// What the transformers of one level share.
 #[derive(Clone, Copy)]
@@ -123,9 +144,9 @@ impl Block {
     fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let y = self.norm1.forward(x)?;
         let (key, value) = (self.attn1.key.forward(&y)?, self.attn1.value.forward(&y)?);
-        let x = self.attn1.forward_add(&y, &key, &value, x)?;
-        let (key, value) = &context.0[self.cross_layer];
-        let x = self.attn2.forward_add(&self.norm2.forward(&x)?, key, value, &x)?;
+        let own = (key, value);
+        let x = self.attn1.forward_add(&y, std::iter::once((&own, 1.0)), x)?;
+        let x = self.attn2.forward_add(&self.norm2.forward(&x)?, context.of_layer(self.cross_layer), &x)?;
         let y = self.ff_in.forward_geglu(&self.norm3.forward(&x)?)?;
         self.ff_out.forward_add(&y, &x)
     }
@@ -151,10 +172,24 @@ impl Attention {
         })
     }
 
-    /// What the tokens `x` find in `key` and `value`, added to `residual`.
-    fn forward_add(&self, x: &Tensor, key: &Tensor, value: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    /// What the tokens `x` find in each pair of keys and values, with its scale, added to `residual`.
+    fn forward_add<'c>(
+        &self,
+        x: &Tensor,
+        seen: impl Iterator<Item = (&'c (Tensor, Tensor), f64)>,
+        residual: &Tensor,
+    ) -> Result<Tensor> {
         let query = self.query.forward(x)?;
         let heads = Heads { count: self.heads, precision: self.query.precision() };
-        self.out.forward_add(&ops::attention(&query, key, value, heads)?, residual)
+        let mut sum: Option<Tensor> = None;
+        for ((key, value), scale) in seen {
+            let found = ops::attention(&query, key, value, heads)?;
+            sum = Some(match sum {
+                None => found,
+                Some(sum) => (sum + (found * scale)?)?,
+            });
+        }
+        let sum = sum.ok_or_else(|| candle_core::Error::Msg("attention without keys".to_owned()))?;
+        self.out.forward_add(&sum, residual)
     }
 }

@@ -82,7 +82,7 @@ impl ControlNet {
         let mut keys_values = Vec::new();
         self.down.iter().try_for_each(|level| level.collect(context, &mut keys_values))?;
         self.middle.collect(context, &mut keys_values)?;
-        Ok(Context(keys_values))
+        Ok(Context { layers: keys_values, streams: Vec::new() })
     }
 
     /// The embedding of what else the network is told, for all steps; `None` where that is nothing.

@@ -10,7 +10,7 @@ mod control;
 pub(crate) mod resnet;
 pub(crate) mod time;
 
-pub(crate) use attention::Context;
+pub(crate) use attention::{Context, Stream};
 pub(crate) use control::{ControlNet, Residuals};
 pub(crate) use time::{Added, AddedInputs};
 
@@ -161,7 +161,7 @@ impl Unet {
         self.down.iter().try_for_each(|level| level.collect(context, &mut keys_values))?;
         self.middle.collect(context, &mut keys_values)?;
         self.up.iter().try_for_each(|level| level.collect(context, &mut keys_values))?;
-        Ok(Context(keys_values))
+        Ok(Context { layers: keys_values, streams: Vec::new() })
     }
 
     /// The embedding of what else the network is told, for all steps; `None` where that is nothing.

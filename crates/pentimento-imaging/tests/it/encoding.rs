@@ -129,6 +129,8 @@ fn json_says_everything() {
         "controls": [{
             "name": "canny", "hash": null, "hint": "edges 100:200", "weight": 0.0, "steps_run": 0,
         }],
+        "looks": [{ "name": "faceid", "hash": "bb", "scale": 0.7, "pictures": 1, "faces": [[1, 2, 30, 40]] }],
+        "clip_guidance": { "preset": "FAST_BLUE", "strength": 0.1, "steps": [0, 2] },
         "notes": ["decoded again in f32"],
         "pixels_hash": "00ff",
         "timings": [{ "stage": "sample", "seconds": 1.25 }],

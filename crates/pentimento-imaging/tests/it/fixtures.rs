@@ -2,8 +2,9 @@
 
 use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
-    Channels, ClipSkip, ControlReport, LoraReport, Mask, NoiseSource, Picture, PromptReport, PromptSyntax,
-    Receipt, Sampler, Schedule, SecondPassReport, Size, SolverOptions, Stage, StageTiming, Verdict,
+    Channels, ClipGuidance, ClipGuidanceReport, ClipSkip, ControlReport, LookReport, LoraReport, Mask,
+    NoiseSource, Picture, PromptReport, PromptSyntax, Receipt, Sampler, Schedule, SecondPassReport, Size,
+    SolverOptions, Stage, StageTiming, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -106,6 +107,18 @@ pub(crate) fn receipt() -> Receipt {
             weight: 0.0,
             steps_run: 0,
         }],
+        looks: vec![LookReport {
+            name: "faceid".to_owned(),
+            hash: "bb".to_owned(),
+            scale: 0.7,
+            pictures: 1,
+            faces: vec![[1, 2, 30, 40]],
+        }],
+        clip_guidance: Some(ClipGuidanceReport {
+            preset: ClipGuidance::FastBlue,
+            strength: 0.1,
+            steps: vec![0, 2],
+        }),
         notes: vec!["decoded again in f32".to_owned()],
         pixels_hash: "00ff".to_owned(),
         timings: vec![StageTiming { stage: Stage::Sample, took: Duration::from_millis(1250) }],

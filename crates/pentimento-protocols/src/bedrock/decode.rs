@@ -5,7 +5,7 @@
 
 use super::{
     fault::Fault,
-    wire::{ClipGuidance, InitImageMode, InvokeBody, TextPrompt},
+    wire::{InitImageMode, InvokeBody, TextPrompt},
 };
 use crate::{ModelProfile, Seed, StylePreset};
 use base64::{
@@ -87,8 +87,7 @@ pub(super) fn decode(body: InvokeBody, rules: Rules<'_>) -> Result<(GenerationRe
         mask_source,
         mask_image,
         cfg_scale,
-        // SDXL takes no CLIP guidance: the vendor's own container ignores it.
-        clip_guidance_preset: None | Some(ClipGuidance),
+        clip_guidance_preset,
         sampler,
         // The schema lets only 1 through.
         samples: _,
@@ -127,7 +126,8 @@ pub(super) fn decode(body: InvokeBody, rules: Rules<'_>) -> Result<(GenerationRe
         hires: None,
         solver: SolverOptions::USUAL,
         noise: NoiseSource::TorchCpu,
-        conditioning: Conditioning::none(),
+        // For models of the XL family the engine ignores it, as the vendor's own container does.
+        conditioning: Conditioning { clip_guidance: clip_guidance_preset, ..Conditioning::none() },
         filter: rules.model.filter,
         seed: seed.unwrap_or_default(),
     };

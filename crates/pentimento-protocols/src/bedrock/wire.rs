@@ -5,7 +5,7 @@
 use super::schema::{Members, Range, UnknownKeys};
 use crate::StylePreset;
 use pentimento_imaging::MaskSource;
-use pentimento_request::Sampler;
+use pentimento_request::{ClipGuidance, Sampler};
 use serde_json::{Map, Value};
 
 /// Characters in a prompt, as the vendor documents it.
@@ -35,16 +35,16 @@ const MASK_SOURCES: [(&str, MaskSource); 3] = [
 const INIT_IMAGE_MODES: [(&str, InitImageMode); 2] =
     [("IMAGE_STRENGTH", InitImageMode::ImageStrength), ("STEP_SCHEDULE", InitImageMode::StepSchedule)];
 
-/// The eighth is a slip of the documents that clients copied; none of the eight has an effect.
-const CLIP_GUIDANCE_PRESETS: [(&str, ClipGuidance); 8] = [
-    ("FAST_BLUE", ClipGuidance),
-    ("FAST_GREEN", ClipGuidance),
-    ("NONE", ClipGuidance),
-    ("SIMPLE", ClipGuidance),
-    ("SLOW", ClipGuidance),
-    ("SLOWER", ClipGuidance),
-    ("SLOWEST", ClipGuidance),
-    ("SIMPLE SLOW", ClipGuidance),
+/// The eighth is a slip of the documents that clients copied; it has no effect.
+const CLIP_GUIDANCE_PRESETS: [(&str, Option<ClipGuidance>); 8] = [
+    ("FAST_BLUE", Some(ClipGuidance::FastBlue)),
+    ("FAST_GREEN", Some(ClipGuidance::FastGreen)),
+    ("NONE", None),
+    ("SIMPLE", Some(ClipGuidance::Simple)),
+    ("SLOW", Some(ClipGuidance::Slow)),
+    ("SLOWER", Some(ClipGuidance::Slower)),
+    ("SLOWEST", Some(ClipGuidance::Slowest)),
+    ("SIMPLE SLOW", None),
 ];
 
 /// A request's body.
@@ -86,10 +86,6 @@ pub(super) enum InitImageMode {
     StepSchedule,
 }
 
-/// A valid preset of CLIP guidance, which SDXL ignores whichever it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ClipGuidance;
-
 impl InvokeBody {
     /// Reads a body's members, or tells everything that is wrong with them.
     pub(super) fn read(body: Map<String, Value>, unknown_keys: UnknownKeys) -> Result<Self, Vec<String>> {
@@ -116,7 +112,7 @@ impl InvokeBody {
             mask_source: members.name("mask_source", &MASK_SOURCES),
             mask_image: members.string("mask_image", None),
             cfg_scale: members.number("cfg_scale", Range { min: 0.0, max: 35.0 }),
-            clip_guidance_preset: members.name("clip_guidance_preset", &CLIP_GUIDANCE_PRESETS),
+            clip_guidance_preset: members.name("clip_guidance_preset", &CLIP_GUIDANCE_PRESETS).flatten(),
             sampler: members.name("sampler", &Sampler::of_stability().map(named).collect::<Vec<_>>()),
             samples: members.integer("samples", Range { min: 1.0, max: 1.0 }),
             seed: members.integer("seed", Range { min: 0.0, max: u32::MAX.into() }),

@@ -406,7 +406,7 @@ fn identity(scale: Option<f64>, style: &Style, notes: &mut Vec<String>) -> Optio
         return None;
     }
     let scale = scale.unwrap_or(style.defaults.id_scale);
-    (scale > 0.0).then_some(Identity { faces: Faces::OfInput, scale: scale as f32 })
+    (scale > 0.0).then_some(Identity { adapter: None, faces: Faces::OfInput, scale: scale as f32 })
 }
 
 /// The sampler and schedule of these names. Unknown ones count as not given, as the vendor's seem to.

@@ -150,7 +150,9 @@ fn every_sampler_and_every_style_is_read() {
         assert!(request.prompts[0].text.starts_with("x, "), "{style}");
     }
     for preset in ["FAST_BLUE", "FAST_GREEN", "NONE", "SIMPLE", "SLOW", "SLOWER", "SLOWEST", "SIMPLE SLOW"] {
-        understood(&json!({"text_prompts": [{"text": "x"}], "clip_guidance_preset": preset}));
+        let (request, _) =
+            understood(&json!({"text_prompts": [{"text": "x"}], "clip_guidance_preset": preset}));
+        assert_eq!(request.conditioning.clip_guidance, preset.parse().ok(), "{preset}");
     }
 }
 

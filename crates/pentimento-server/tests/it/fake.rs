@@ -222,6 +222,8 @@ fn receipt(request: &GenerationRequest) -> Receipt {
         verdict: Verdict::Unchecked,
         loras: vec![],
         controls: vec![],
+        looks: vec![],
+        clip_guidance: None,
         notes: vec![],
         pixels_hash: String::new(),
         timings: vec![],

@@ -9,6 +9,7 @@ mod steer;
 use crate::{
     catalogue::{Catalogue, Offered, Offers, precision},
     cli::{GenerateArgs, SteeringArgs},
+    config::Companions,
     failure::{Failure, in_one_line, say},
     library::Shelves,
     output,
@@ -19,17 +20,18 @@ use crate::{
 use anyhow::{Context, Result, anyhow};
 use pentimento_imaging::{Limits, decode, encode, mask, to_json};
 use pentimento_request::{
-    Cancel, Conditioning, Control, ControlNetwork, ErrorKind, GenerateError, GeneratedImage,
-    GenerationRequest, Generator, Hint, Lora, Mask, Picture, Receipt, Strength, Task, Verdict,
+    Cancel, Conditioning, Control, ControlNetwork, ErrorKind, Faces, GenerateError, GeneratedImage,
+    GenerationRequest, Generator, Hint, Identity, ImagePrompt, Lora, Mask, Picture, Receipt, Strength, Task,
+    Verdict,
 };
 use plan::{Drawn, MaskFrom, Plan};
 use std::{
     io::{self, IsTerminal},
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::Arc,
 };
-use steer::{Place, Steering, TypedControl, TypedLora};
+use steer::{Place, Steering, TypedControl, TypedIdentity, TypedImagePrompt, TypedLora};
 
 /// Largest input: a file of 1 GiB and 2^27 pixels (512 MB decoded), far above any camera's. It is the user's
 /// own file, so the limit only keeps a broken header from taking all memory.
@@ -138,9 +140,20 @@ fn draw_on(
     task: Task,
 ) -> Result<GeneratedImage, Failure> {
     let mut offers = Offers::default();
-    let offered =
-        Offered { source: source.clone(), precision: precision(plan.dtype), pixel_cap: plan.max_pixels };
+    let offered = Offered {
+        source: source.clone(),
+        precision: precision(plan.dtype),
+        pixel_cap: plan.max_pixels,
+        companions: Companions::default(),
+    };
     let model = offers.add(offered);
+    if let Some(preset) = plan.steering.clip_guidance
+        && !source.inspect()?.takes_clip_guidance
+    {
+        let message =
+            format!("--clip-guidance {preset}: the model '{model}' carries no CLIP picture encoder");
+        return Err(Failure::Usage(message));
+    }
     let mut shelves = Shelves::of(places);
     let conditioning = conditioning(&plan.steering, &mut shelves)?;
     let catalogue = Catalogue::new(offers, None, Arc::new(shelves))?;
@@ -173,7 +186,39 @@ fn conditioning(steering: &Steering, shelves: &mut Shelves) -> Result<Conditioni
         let hint = Hint::Picture(Arc::new(read_picture(image)?));
         controls.push(Control { network, hint, weight: *weight, start, end });
     }
-    Ok(Conditioning { loras, controls, texture: steering.texture(), ..Conditioning::none() })
+    let image_prompts = steering.image_prompt.iter().map(|typed| image_prompt(typed, shelves));
+    Ok(Conditioning {
+        loras,
+        controls,
+        texture: steering.texture(),
+        image_prompts: image_prompts.collect::<Result<_>>()?,
+        identity: steering.identity.as_ref().map(|typed| identity(typed, shelves)).transpose()?,
+        clip_guidance: steering.clip_guidance,
+        left_out: Vec::new(),
+    })
+}
+
+fn image_prompt(typed: &TypedImagePrompt, shelves: &mut Shelves) -> Result<ImagePrompt> {
+    let TypedImagePrompt { adapter, pictures, scale } = typed;
+    let adapter = match adapter {
+        Place::Named(name) => name.clone(),
+        Place::Path(path) => shelves.add_image_prompt(path.clone()),
+    };
+    Ok(ImagePrompt { adapter, pictures: read_pictures(pictures)?, scale: *scale })
+}
+
+fn identity(typed: &TypedIdentity, shelves: &mut Shelves) -> Result<Identity> {
+    let TypedIdentity { adapter, pictures, scale } = typed;
+    let adapter = adapter.as_ref().map(|place| match place {
+        Place::Named(name) => name.clone(),
+        Place::Path(path) => shelves.add_image_prompt(path.clone()),
+    });
+    let faces = if pictures.is_empty() { Faces::OfInput } else { Faces::Of(read_pictures(pictures)?) };
+    Ok(Identity { adapter, faces, scale: *scale })
+}
+
+fn read_pictures(paths: &[PathBuf]) -> Result<Vec<Arc<Picture>>> {
+    paths.iter().map(|path| read_picture(path).map(Arc::new)).collect()
 }
 
 fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {

@@ -1,7 +1,7 @@
 //! What the options about adapters, control networks and texture mean. Nothing here touches a file.
 
 use crate::cli::{SteeringArgs, Switch};
-use pentimento_request::{CannyThresholds, Strength, Texture};
+use pentimento_request::{CannyThresholds, ClipGuidance, Strength, Texture};
 use std::path::PathBuf;
 
 /// What steers a picture beside its prompts, as it was typed.
@@ -14,6 +14,26 @@ pub(super) struct Steering {
     /// Share of the steps in which control networks begin and end.
     pub(super) range: Option<(Strength, Strength)>,
     pub(super) smooth: bool,
+    pub(super) image_prompt: Option<TypedImagePrompt>,
+    pub(super) identity: Option<TypedIdentity>,
+    pub(super) clip_guidance: Option<ClipGuidance>,
+}
+
+/// Pictures that are read like a prompt, as they were typed.
+#[derive(Debug, PartialEq)]
+pub(super) struct TypedImagePrompt {
+    pub(super) adapter: Place,
+    pub(super) pictures: Vec<PathBuf>,
+    pub(super) scale: f32,
+}
+
+/// Whose face is shown, as it was typed.
+#[derive(Debug, PartialEq)]
+pub(super) struct TypedIdentity {
+    pub(super) adapter: Option<Place>,
+    /// None of them stands for the input picture.
+    pub(super) pictures: Vec<PathBuf>,
+    pub(super) scale: f32,
 }
 
 /// An adapter, as it was typed.
@@ -62,6 +82,12 @@ impl Steering {
             control_image,
             control_range,
             keep_texture,
+            image_prompt,
+            ip_adapter,
+            face,
+            id_scale,
+            face_adapter,
+            clip_guidance,
             // Folders, which are looked at later.
             loras_dir: _,
             controls_dir: _,
@@ -91,6 +117,12 @@ impl Steering {
             canny: canny.transpose()?,
             range: control_range.as_deref().map(range).transpose()?,
             smooth: *keep_texture == Some(Switch::Off),
+            image_prompt: ip_adapter
+                .as_deref()
+                .map(|typed| typed_image_prompt(typed, image_prompt))
+                .transpose()?,
+            identity: typed_identity(face_adapter.as_deref(), face, *id_scale, has_input)?,
+            clip_guidance: *clip_guidance,
         })
     }
 
@@ -107,6 +139,37 @@ fn typed_lora(typed: &str) -> Result<TypedLora, String> {
         None => (weights.as_str(), None),
     };
     Ok(TypedLora { place, weight: number("--lora", weight)?, text_weight })
+}
+
+fn typed_image_prompt(typed: &str, pictures: &[PathBuf]) -> Result<TypedImagePrompt, String> {
+    let (adapter, scale) = named_weight("--ip-adapter", typed)?;
+    let scale = share("--ip-adapter", number("--ip-adapter", &scale)?)?;
+    Ok(TypedImagePrompt { adapter, pictures: pictures.to_vec(), scale })
+}
+
+fn typed_identity(
+    adapter: Option<&str>,
+    pictures: &[PathBuf],
+    scale: Option<f32>,
+    has_input: bool,
+) -> Result<Option<TypedIdentity>, String> {
+    if pictures.is_empty() && (scale.is_none() || !has_input) {
+        return match scale.map(|_| "--id-scale").or(adapter.map(|_| "--face-adapter")) {
+            Some(option) => {
+                Err(format!("{option} is about a face: give --face FILE, or --id-scale with --init"))
+            }
+            None => Ok(None),
+        };
+    }
+    let scale = share("--id-scale", scale.unwrap_or(1.0))?;
+    Ok(Some(TypedIdentity { adapter: adapter.map(Place::of), pictures: pictures.to_vec(), scale }))
+}
+
+fn share(option: &str, scale: f32) -> Result<f32, String> {
+    match (0.0..=1.0).contains(&scale) {
+        true => Ok(scale),
+        false => Err(format!("{option}: a scale of {scale} is not possible: it goes from 0 to 1")),
+    }
 }
 
 /// Name and weight of `NAME=WEIGHT`; a name alone weighs 1.
@@ -168,6 +231,28 @@ mod tests {
         for typed in ["=1", "style=x", "style=nan", "style=1:"] {
             assert!(typed_lora(typed).is_err(), "{typed}");
         }
+    }
+
+    #[test]
+    fn faces_come_from_their_own_pictures_or_from_the_input() {
+        let file = [PathBuf::from("me.png")];
+        let read = |adapter, pictures: &[PathBuf], scale, has_input| {
+            typed_identity(adapter, pictures, scale, has_input)
+                .map(|face| face.map(|face| (face.scale, face.pictures.len())))
+        };
+        assert_eq!(read(None, &[], None, true), Ok(None));
+        assert_eq!(read(None, &file, None, false), Ok(Some((1.0, 1))));
+        assert_eq!(read(Some("x"), &[], Some(0.5), true), Ok(Some((0.5, 0))));
+        for wrong in [
+            read(None, &[], Some(0.5), false),
+            read(Some("x"), &[], None, true),
+            read(None, &file, Some(1.5), false),
+        ] {
+            assert!(wrong.expect_err("it cannot be").starts_with("--"));
+        }
+        let prompt = typed_image_prompt("a/plus.safetensors=0.4", &file).expect("it is right");
+        assert_eq!((prompt.adapter, prompt.scale), (Place::Path("a/plus.safetensors".into()), 0.4));
+        assert!(typed_image_prompt("plus=2", &file).is_err());
     }
 
     #[test]

@@ -115,8 +115,13 @@ struct Answering {
 fn offer(settings: &Settings) -> (Offers, Answering) {
     let mut offers = Offers::default();
     let mut profile = |wanted: &ConfiguredModel| {
-        let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter } = wanted;
-        let offered = Offered { source: source.clone(), precision: *precision, pixel_cap: *pixel_cap };
+        let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter, companions } = wanted;
+        let offered = Offered {
+            source: source.clone(),
+            precision: *precision,
+            pixel_cap: *pixel_cap,
+            companions: companions.clone(),
+        };
         ModelProfile { name: offers.add(offered), guidance_rescale: *guidance_rescale, filter: *filter }
     };
     let fallback_ids = if settings.answers_every_id { FallbackIds::All } else { FallbackIds::Stability };

@@ -6,8 +6,9 @@ use crate::{
     catalogue::precision,
     cli::{Dtype, LogFormat, ServeArgs},
     config::{
-        self, Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig, ModelConfig,
-        QuotaConfig, QuotasConfig, S3Config, Seconds, Share, TlsConfig, credentials_from_environment,
+        self, Companions, Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig,
+        ModelConfig, QuotaConfig, QuotasConfig, S3Config, Seconds, Share, TlsConfig,
+        credentials_from_environment,
     },
     credentials::Credentials,
     places::Places,
@@ -74,6 +75,8 @@ pub(super) struct ConfiguredModel {
     pub(super) guidance_rescale: f32,
     /// What is done with pictures that its checker objects to; `None` is the engine's own rule.
     pub(super) filter: Option<FilterMode>,
+    /// What goes with it.
+    pub(super) companions: Companions,
 }
 
 impl Settings {
@@ -163,7 +166,7 @@ struct Defaults<'a> {
 
 impl Defaults<'_> {
     fn complete(&self, model: &ModelConfig) -> Result<ConfiguredModel> {
-        let ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter } = model;
+        let ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter, companions } = model;
         let source = Source::find(model, self.places)?.with_vae(vae.as_deref());
         Ok(ConfiguredModel {
             filter: self.filter(&source, filter.map(FilterMode::from))?,
@@ -171,6 +174,7 @@ impl Defaults<'_> {
             precision: precision(dtype.map_or(self.dtype, typed)),
             pixel_cap: pixels.unwrap_or(self.pixels),
             guidance_rescale: *guidance_rescale,
+            companions: companions.clone(),
         })
     }
 

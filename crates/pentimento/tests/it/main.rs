@@ -9,6 +9,7 @@
 //! - [`reload`]: a new configuration for a running server
 //! - [`serve`]: the server from its first line to its end
 //! - [`sizes`]: several models behind one server, each with its own size
+//! - [`steering`]: adapters, control networks, texture, pictures, faces and CLIP
 //! - [`stylise`]: Volcengine's protocol with adapters and a control network
 //! - [`program`]: how the program is run here
 
@@ -24,5 +25,6 @@ mod pull;
 mod reload;
 mod serve;
 mod sizes;
+mod steering;
 mod stylise;
 mod usage;

@@ -115,7 +115,7 @@ fn a_style_with_networks_and_faces_uses_them() {
     let names: Vec<_> = conditioning.loras.iter().map(|lora| lora.name.as_str()).collect();
     assert_eq!(names, ["Colorwater_v4", "own"]);
     assert_eq!((conditioning.controls.len(), conditioning.controls[0].weight), (1, 0.8));
-    assert_eq!(conditioning.identity, Some(Identity { faces: Faces::OfInput, scale: 0.5 }));
+    assert_eq!(conditioning.identity, Some(Identity { adapter: None, faces: Faces::OfInput, scale: 0.5 }));
     assert_eq!(notes(&call), [""; 0]);
 }
 

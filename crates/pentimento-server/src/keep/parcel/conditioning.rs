@@ -154,6 +154,7 @@ impl StoredImagePrompt {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredIdentity {
+    adapter: Option<String>,
     /// The pictures of a person; absent where the face is the input's.
     faces: Option<Vec<StoredPicture>>,
     scale: Bits32,
@@ -161,18 +162,18 @@ struct StoredIdentity {
 
 impl StoredIdentity {
     fn of<'a>(identity: &'a Identity, blobs: &mut Blobs<'a>) -> Self {
-        let Identity { faces, scale } = identity;
+        let Identity { adapter, faces, scale } = identity;
         let faces = match faces {
             Faces::OfInput => None,
             Faces::Of(pictures) => Some(pictures.iter().map(|picture| blobs.picture(picture)).collect()),
         };
-        Self { faces, scale: (*scale).into() }
+        Self { adapter: adapter.clone(), faces, scale: (*scale).into() }
     }
 
     fn back(self, blobs: &[&[u8]]) -> Result<Identity, String> {
-        let Self { faces, scale } = self;
+        let Self { adapter, faces, scale } = self;
         let faces = faces.map(|pictures| all(pictures, blobs)).transpose()?;
-        Ok(Identity { faces: faces.map_or(Faces::OfInput, Faces::Of), scale: scale.into() })
+        Ok(Identity { adapter, faces: faces.map_or(Faces::OfInput, Faces::Of), scale: scale.into() })
     }
 }
 

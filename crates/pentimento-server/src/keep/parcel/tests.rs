@@ -71,7 +71,11 @@ fn full() -> GenerationRequest {
                 pictures: vec![picture(2, Channels::Rgb)],
                 scale: 0.6,
             }],
-            identity: Some(Identity { faces: Faces::Of(vec![picture(4, Channels::Rgb)]), scale: 0.5 }),
+            identity: Some(Identity {
+                adapter: Some("faceid".to_owned()),
+                faces: Faces::Of(vec![picture(4, Channels::Rgb)]),
+                scale: 0.5,
+            }),
             clip_guidance: Some(ClipGuidance::Slower),
             left_out: vec!["x: left out".to_owned()],
         },
@@ -93,7 +97,7 @@ fn every_field_comes_back() {
             syntax: PromptSyntax::Emphasis,
             noise: NoiseSource::TorchCpu,
             conditioning: Conditioning {
-                identity: Some(Identity { faces: Faces::OfInput, scale: 1.0 }),
+                identity: Some(Identity { adapter: None, faces: Faces::OfInput, scale: 1.0 }),
                 ..Conditioning::none()
             },
             ..full()

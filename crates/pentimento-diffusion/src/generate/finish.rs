@@ -1,0 +1,61 @@
+//! The record of a request that was carried out.
+
+use super::{Run, hex};
+use crate::{hires::SecondPass, model::precision_name};
+use pentimento_request::{ClipGuidanceReport, GeneratedImage, Picture, PromptReport, Receipt, Task, Verdict};
+use sha2::{Digest, Sha256};
+
+impl Run<'_> {
+    /// The picture with the record of all that decided it.
+    pub(super) fn finished(
+        self,
+        picture: Picture,
+        verdict: Verdict,
+        prompts: Vec<PromptReport>,
+    ) -> GeneratedImage {
+        let Self { model, request, plan, steering, notes, guided, progress: _ } = self;
+        let receipt = Receipt {
+            engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
+            model: model.options.name.clone(),
+            model_hash: model.hash().to_owned(),
+            task: match request.task {
+                Task::TextToImage => "text-to-image",
+                Task::ImageToImage { .. } => "image-to-image",
+                Task::Repaint { .. } => "repaint",
+            },
+            seed: request.seed,
+            sampler: plan.sampler,
+            schedule: plan.schedule,
+            solver: request.solver,
+            noise: request.noise,
+            steps: request.steps.get(),
+            steps_run: plan.path.steps(),
+            sigmas: plan.path.sigmas(),
+            guidance_scale: request.guidance_scale.get(),
+            guidance_rescale: request.guidance_rescale,
+            strength: plan.strength,
+            hires: plan.second.as_ref().map(SecondPass::report),
+            worked_at: plan.frame.work,
+            region: plan.frame.region.map(|rect| [rect.x, rect.y, rect.width, rect.height]),
+            size: picture.size(),
+            precision: precision_name(model.options.precision),
+            syntax: request.syntax,
+            clip_skip: request.clip_skip,
+            prompts,
+            verdict,
+            loras: steering.bound.reports.clone(),
+            controls: steering.controls.iter().map(|control| control.report(plan.path.steps())).collect(),
+            looks: steering.looks.reports.clone(),
+            clip_guidance: steering.guide.map(|guide| ClipGuidanceReport {
+                preset: guide.preset,
+                strength: guide.strength(),
+                steps: guided,
+            }),
+            notes,
+            pixels_hash: hex(&Sha256::digest(picture.pixels())),
+            timings: Vec::new(),
+            peak_memory: None,
+        };
+        GeneratedImage { picture, receipt }
+    }
+}
