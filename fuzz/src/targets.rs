@@ -267,7 +267,7 @@ fn cloud(auth: volcengine::Auth) -> Volcengine {
 }
 
 fn profile() -> ModelProfile {
-    ModelProfile { name: "m".to_owned(), guidance_rescale: 0.0, filter: None }
+    ModelProfile::named("m")
 }
 
 fn context() -> Context {

@@ -67,14 +67,13 @@ pub(crate) fn loras<'a>(
     model: &Model,
     request: &'a GenerationRequest,
 ) -> Result<Vec<WantedLora<'a>>, GenerateError> {
-    let library = &model.options.library;
     let find = |lora: &'a pentimento_request::Lora| {
         let weights = [Some(lora.weight), lora.text_weight];
         if let Some(weight) = weights.into_iter().flatten().find(|weight| !weight.is_finite()) {
             return Err(invalid(format!("loras: a weight of {weight} is not possible")));
         }
-        let file = library.lora(&lora.name).map_err(unfit)?;
-        let file = file.ok_or_else(|| unknown("loras", "lora", &lora.name, &library.lora_names()))?;
+        let file = model.lora(&lora.name).map_err(unfit)?;
+        let file = file.ok_or_else(|| unknown("loras", "lora", &lora.name, &model.lora_names()))?;
         Ok(WantedLora { lora, file })
     };
     request.conditioning.loras.iter().map(find).collect()

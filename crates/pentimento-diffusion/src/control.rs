@@ -257,41 +257,6 @@ pub(crate) enum ControlUse {
     Texture,
 }
 
-/// A model's own control networks.
-pub(crate) struct OwnControls {
-    canny: Option<Arc<ControlFile>>,
-    tile: Option<Arc<ControlFile>>,
-}
-
-/// Folders of a model in which its control network for edges may lie.
-const CANNY_FOLDERS: [&str; 2] = ["controlnet-canny", "controlnet"];
-
-/// Folders of a model in which its control network for texture may lie.
-const TILE_FOLDERS: [&str; 1] = ["controlnet-tile"];
-
-impl OwnControls {
-    /// Opens those that lie in a model's folder.
-    pub(crate) fn open(files: &dyn ModelFiles) -> Result<Self, LoadError> {
-        let first = |folders: &[&str]| -> Result<Option<Arc<ControlFile>>, LoadError> {
-            for folder in folders {
-                if !files.list(folder)?.is_empty() {
-                    return ControlFile::open(files, folder).map(Arc::new).map(Some);
-                }
-            }
-            Ok(None)
-        };
-        Ok(Self { canny: first(&CANNY_FOLDERS)?, tile: first(&TILE_FOLDERS)? })
-    }
-
-    /// The network for a use.
-    pub(crate) fn of(&self, used: ControlUse) -> Option<Arc<ControlFile>> {
-        match used {
-            ControlUse::Edges => self.canny.clone(),
-            ControlUse::Texture => self.tile.clone(),
-        }
-    }
-}
-
 /// A control network of a request, with its hint and the prompts bound.
 pub(crate) struct BoundControl {
     pub(crate) network: Arc<ControlNet>,

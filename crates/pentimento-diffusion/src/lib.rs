@@ -13,6 +13,7 @@ mod blob;
 mod canvas;
 mod clip;
 mod clip_guidance;
+mod companions;
 mod conditioning;
 mod config;
 mod control;
@@ -61,6 +62,7 @@ mod weights;
 mod goldens;
 
 pub use blob::Blob;
+pub use companions::Companions;
 pub use control::ControlFile;
 pub use convert::{StoredAs, convert};
 pub use error::{LoadError, LoadErrorKind};

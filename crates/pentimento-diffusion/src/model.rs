@@ -12,8 +12,9 @@ pub use verify::Verification;
 use crate::{
     canvas,
     clip_guidance::{self, ClipFiles},
+    companions::OpenCompanions,
     config::{SchedulerConfig, TextConfig, UnetConfig, VaeConfig, unsupported},
-    control::{ControlCache, OwnControls},
+    control::ControlCache,
     error::{LoadError, LoadErrorKind},
     estimate::PictureMemory,
     faults::Faults,
@@ -147,7 +148,7 @@ pub struct Model {
     packed: PackedParts,
     adapters: AdapterCache,
     layers: OnceLock<ModelLayers>,
-    own_controls: OwnControls,
+    companions: OpenCompanions,
     controls: ControlCache,
     hash: String,
 }
@@ -360,7 +361,7 @@ impl Model {
             filter: ContentFilter::find(files)?,
             clip: ClipFiles::find(files, &weights.texts[0])?,
             colours: OnceLock::new(),
-            own_controls: OwnControls::open(files)?,
+            companions: OpenCompanions::open(files)?,
             controls: ControlCache::default(),
             layers: OnceLock::new(),
             adapters: AdapterCache::default(),

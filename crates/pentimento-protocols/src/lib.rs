@@ -19,7 +19,7 @@ pub use styles::StylePreset;
 
 use bytes::Bytes;
 use pentimento_imaging::Finish;
-use pentimento_request::{FilterMode, GenerateError, GenerationRequest, Verdict};
+use pentimento_request::{ControlNetwork, FilterMode, GenerateError, GenerationRequest, Verdict};
 use std::{
     any::Any,
     fmt,
@@ -98,6 +98,22 @@ pub struct ModelProfile {
     pub guidance_rescale: f32,
     /// What is done with pictures that its content filter objects to; `None` is the generator's own rule.
     pub filter: Option<FilterMode>,
+    /// Whether it has a control network for edges.
+    pub draws_edges: bool,
+    /// The names of its own adapters.
+    pub loras: Vec<String>,
+}
+
+impl ModelProfile {
+    /// A model of this name and nothing that it could be steered with, drawn without guidance rescale.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), guidance_rescale: 0.0, filter: None, draws_edges: false, loras: Vec::new() }
+    }
+
+    /// The network that is shown a picture's edges where nothing else is configured.
+    pub fn own_control(&self) -> Option<ControlNetwork> {
+        self.draws_edges.then_some(ControlNetwork::Canny)
+    }
 }
 
 /// What a protocol made of a request.

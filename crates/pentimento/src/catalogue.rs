@@ -3,7 +3,7 @@
 
 use crate::{
     cli::Dtype,
-    config::Companions,
+    config::CompanionNames,
     memory,
     room::PictureRoom,
     source::{Source, Stamp},
@@ -48,7 +48,7 @@ pub(crate) struct Offered {
     /// Largest picture, in pixels, that it works at.
     pub(crate) pixel_cap: u64,
     /// What goes with it.
-    pub(crate) companions: Companions,
+    pub(crate) companions: CompanionNames,
 }
 
 /// Names of the models on offer, each told apart from the others.
@@ -299,7 +299,7 @@ struct Bed<'a> {
 impl Bed<'_> {
     fn load(&self) -> Result<Model, GenerateError> {
         let Offered { source, precision, pixel_cap, companions } = &self.offered;
-        let Companions { canny, tile, face } = companions.clone();
+        let CompanionNames { canny, tile, face } = companions.clone();
         let options = LoadOptions {
             precision: *precision,
             library: self.catalogue.library.clone(),
@@ -456,7 +456,7 @@ mod tests {
         let mut offers = Offers::default();
         for cap in caps {
             let (source, precision) = (Source::Embedded, Precision::Bf16);
-            offers.add(Offered { source, precision, pixel_cap: *cap, companions: Companions::default() });
+            offers.add(Offered { source, precision, pixel_cap: *cap, companions: CompanionNames::default() });
         }
         offers
     }

@@ -8,7 +8,7 @@ mod secret;
 mod sharing;
 mod volcengine;
 
-pub(crate) use model::{Companions, ModelConfig};
+pub(crate) use model::{CompanionNames, ModelConfig};
 pub(crate) use secret::Secret;
 pub(crate) use sharing::{FetchConfig, QuotaConfig, QuotasConfig, ResultsConfig, S3Config, Share};
 pub(crate) use volcengine::{ConfiguredFormat, ConfiguredUnknown, StyleConfig, VolcengineConfig};
@@ -443,7 +443,7 @@ mod tests {
                 .any(|model| model.dtype.is_some() && model.pixels.is_some() && model.guidance_rescale > 0.0)
         );
         assert!(models.values().any(|model| {
-            let Companions { canny, tile, face } = &model.companions;
+            let CompanionNames { canny, tile, face } = &model.companions;
             canny.is_some() && tile.is_some() && face.is_some()
         }));
         assert!(

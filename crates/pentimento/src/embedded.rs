@@ -4,6 +4,10 @@ use pentimento_diffusion::Embedded;
 
 /// The files of `models/default`.
 pub(crate) const DEFAULT_MODEL: Embedded = Embedded(&[
+    embed!("controlnet-canny/config.json"),
+    embed!("controlnet-canny/diffusion_pytorch_model.safetensors"),
+    embed!("loras/pastel.safetensors"),
+    embed!("loras/plaster.safetensors"),
     embed!("model_index.json"),
     embed!("scheduler/scheduler_config.json"),
     embed!("text_encoder/config.json"),

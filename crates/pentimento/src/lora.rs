@@ -1,10 +1,13 @@
 //! `pentimento lora`: which adapters there are, and what one holds.
 
-use crate::{cli::LoraCommand, failure::Failure, library::Shelves, output, places::Places};
+use crate::{
+    cli::LoraCommand, embedded::DEFAULT_MODEL, failure::Failure, library::Shelves, models::table, output,
+    places::Places, source::DEFAULT,
+};
 use anyhow::{Context, Result};
-use pentimento_diffusion::{Folder, LoraFile, LoraSummary};
+use pentimento_diffusion::{Companions, Folder, LoraFile, LoraSummary};
 use serde_json::{Value, json};
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 /// Prints what was asked for.
 pub(crate) fn run(command: &LoraCommand) -> Result<(), Failure> {
@@ -19,16 +22,16 @@ pub(crate) fn run(command: &LoraCommand) -> Result<(), Failure> {
 }
 
 fn list(places: &Places) -> Result<String> {
-    let known = Shelves::of(places).loras()?;
-    if known.is_empty() {
-        let folders: Vec<_> =
-            places.lora_folders().iter().map(|folder| folder.display().to_string()).collect();
-        return Ok(format!("no adapters in {}\n", folders.join(", ")));
+    let mut known: BTreeMap<String, String> = Shelves::of(places)
+        .loras()?
+        .into_iter()
+        .map(|(name, path)| (name, path.display().to_string()))
+        .collect();
+    // A folder's adapter counts before the embedded model's own of the same name.
+    for name in Companions::find(&DEFAULT_MODEL)?.loras {
+        known.entry(name).or_insert_with(|| format!("part of this program, for its model '{DEFAULT}'"));
     }
-    Ok(known.iter().fold(String::new(), |mut text, (name, path)| {
-        let _ = writeln!(text, "{name}  {}", path.display());
-        text
-    }))
+    Ok(table(known.into_iter().map(|(name, place)| [name, place]).collect()))
 }
 
 fn open(path: &Path) -> Result<LoraFile> {

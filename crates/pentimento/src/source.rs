@@ -2,7 +2,9 @@
 
 use crate::{embedded::DEFAULT_MODEL, places::Places};
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Folder, Model, ModelFiles, ModelSummary, SingleFile, Survey, WithVae};
+use pentimento_diffusion::{
+    Companions, Folder, Model, ModelFiles, ModelSummary, SingleFile, Survey, WithVae,
+};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -150,6 +152,14 @@ impl Source {
     /// When there is nothing that says that it is a model of a kind that can be run.
     pub(crate) fn survey(&self) -> Result<Survey> {
         Ok(Model::survey(&*self.files()?)?)
+    }
+
+    /// What lies in its folder beside its parts.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn companions(&self) -> Result<Companions> {
+        Ok(Companions::find(&*self.files()?)?)
     }
 
     /// The model's files.

@@ -5,7 +5,7 @@ use super::{Configs, Model, Networks, PartWeights};
 use crate::{
     control::{ControlFile, ControlUse},
     error::LoadError,
-    lora::{Adapters, ModelLayers, ModelPart, Part, WantedLora, key},
+    lora::{Adapters, LoraFile, ModelLayers, ModelPart, Part, WantedLora, key},
     model::Precision,
     packed::Packed,
     text_encoders::{TextEncoders, TextPart},
@@ -102,6 +102,20 @@ impl Model {
         self.adapters.kept()
     }
 
+    /// The adapter of this name: one of the library, or the model's own.
+    pub(crate) fn lora(&self, name: &str) -> Result<Option<Arc<LoraFile>>, LoadError> {
+        Ok(self.options.library.lora(name)?.or_else(|| self.companions.lora(name)))
+    }
+
+    /// The names of all adapters that there are for this model.
+    pub(crate) fn lora_names(&self) -> Vec<String> {
+        let mut names = self.options.library.lora_names();
+        names.extend(self.companions.lora_names().map(str::to_owned));
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// The control network for a use, if the model has one: the one that was set for it, or its own.
     pub(crate) fn control_for(&self, used: ControlUse) -> Result<Option<Arc<ControlFile>>, LoadError> {
         let set = match used {
@@ -110,7 +124,7 @@ impl Model {
         };
         match set {
             Some(name) => self.options.library.control(name),
-            None => Ok(self.own_controls.of(used)),
+            None => Ok(self.companions.control(used)),
         }
     }
 

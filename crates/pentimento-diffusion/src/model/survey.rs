@@ -9,6 +9,7 @@ use super::{
     documents::{Documents, family, native_size},
 };
 use crate::{
+    companions::Companions,
     error::LoadError,
     faults::Faults,
     files::ModelFiles,
@@ -32,6 +33,8 @@ pub struct Survey {
     pub scheduler: Option<String>,
     /// The parts whose weights are there.
     pub parts: Vec<Part>,
+    /// What lies beside them.
+    pub companions: Companions,
     /// What is missing or does not fit, file by file; nothing where the model can be used.
     pub missing: Vec<String>,
 }
@@ -69,6 +72,7 @@ impl Model {
             prediction: schedule.as_ref().map(|(_, schedule)| schedule.prediction.name().to_owned()),
             scheduler: schedule.as_ref().map(|(config, schedule)| schedule.described(&config.class_name)),
             parts: Vec::new(),
+            companions: looked.noted(Companions::find(files)).unwrap_or_default(),
             missing: Vec::new(),
         };
         looked.tensors(documents);

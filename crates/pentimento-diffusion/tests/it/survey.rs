@@ -11,7 +11,8 @@ fn survey(folder: &Path) -> Survey {
 #[test]
 fn a_whole_model_lacks_nothing() {
     let folder = copy();
-    let Survey { family, native_size, prediction, scheduler, parts, missing } = survey(folder.path());
+    let Survey { family, native_size, prediction, scheduler, parts, companions: _, missing } =
+        survey(folder.path());
     assert_eq!(missing, [""; 0]);
     assert_eq!((family.as_deref(), prediction.as_deref()), (Some("Stable Diffusion 1.x"), Some("epsilon")));
     assert!(native_size.is_some() && scheduler.is_some() && parts.len() == 3);
@@ -29,7 +30,8 @@ fn all_that_is_missing_is_told_at_once() {
     for file in gone {
         fs::remove_file(folder.path().join(file)).expect("it was there");
     }
-    let Survey { family, native_size, prediction, scheduler, parts, missing } = survey(folder.path());
+    let Survey { family, native_size, prediction, scheduler, parts, companions: _, missing } =
+        survey(folder.path());
     for file in gone {
         let told = missing.iter().filter(|missing| missing.contains(file) && missing.ends_with("is missing"));
         assert_eq!(told.count(), 1, "{file}: {missing:?}");

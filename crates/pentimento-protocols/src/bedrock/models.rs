@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn profile(name: &str) -> ModelProfile {
-        ModelProfile { name: name.into(), guidance_rescale: 0.0, filter: None }
+        ModelProfile::named(name)
     }
 
     fn name<'a>(models: &'a ModelMap, id: &str) -> Option<&'a str> {

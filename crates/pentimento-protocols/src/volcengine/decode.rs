@@ -58,7 +58,7 @@ impl ImageRules {
     }
 }
 
-/// Tells whether an adapter of this name is there.
+/// Tells whether an adapter of this name is there, beside those of the styles' models.
 #[derive(Clone)]
 pub struct KnownLoras(Arc<dyn Fn(&str) -> bool + Send + Sync>);
 
@@ -352,7 +352,8 @@ fn adapters(
     known: &KnownLoras,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Lora>, Fault> {
-    let (there, absent): (Vec<_>, Vec<_>) = asked.into_iter().partition(|lora| known.knows(&lora.name));
+    let knows = |name: &String| known.knows(name) || style.model.loras.contains(name);
+    let (there, absent): (Vec<_>, Vec<_>) = asked.into_iter().partition(|lora| knows(&lora.name));
     if !absent.is_empty() {
         let names = absent.iter().map(|lora| echo(&lora.name)).collect::<Vec<_>>().join(", ");
         match style.unknown_loras {

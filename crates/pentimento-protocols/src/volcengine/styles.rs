@@ -1,7 +1,8 @@
 //! What each `req_key` stands for: a model, what steers it, and the values of what a request leaves out.
 //!
 //! The shipped table draws with whatever model it is given, the embedded one to begin with: a style is then a prompt and
-//! its numbers. It names no control network, no adapters and no faces; an operator who has them adds them.
+//! its numbers, with the model's own control network for edges where there is one. It names no adapters and no faces; an
+//! operator who has them adds them.
 //! Source of keys, numbers and families: `docs/volcengine.md`. The prompts are our own.
 
 use crate::ModelProfile;
@@ -109,13 +110,13 @@ impl Styles {
 }
 
 impl Style {
-    /// A style of this prompt that draws with this model and the vendor's numbers.
+    /// A style of this prompt that draws with this model, its control network for edges, and the vendor's numbers.
     pub fn new(model: &ModelProfile, prompt: impl Into<String>) -> Self {
         Self {
             model: model.clone(),
             prompt: prompt.into(),
             negative_prompt: NEGATIVE.to_owned(),
-            control: None,
+            control: model.own_control(),
             shows_faces: false,
             loras: Vec::new(),
             unknown_loras: UnknownLoras::LeftOut,
@@ -221,7 +222,7 @@ mod tests {
     use super::*;
 
     fn styles() -> Styles {
-        Styles::shipped(&ModelProfile { name: "default".into(), guidance_rescale: 0.0, filter: None })
+        Styles::shipped(&ModelProfile::named("default"))
     }
 
     #[test]
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn an_entry_with_the_ending_stands_for_itself() {
         let mut styles = styles();
-        let own = Style::new(&ModelProfile { name: "mine".into(), guidance_rescale: 0.0, filter: None }, "x");
+        let own = Style::new(&ModelProfile::named("mine"), "x");
         styles.insert("img2img_cartoon_style_usage", own);
         assert_eq!(
             styles.get("img2img_cartoon_style_usage").map(|style| style.model.name.as_str()),

@@ -30,7 +30,7 @@ pub(crate) fn context() -> Context {
 }
 
 pub(crate) fn config(auth: Auth) -> BedrockConfig {
-    let profile = ModelProfile { name: "embedded".to_owned(), guidance_rescale: 0.5, filter: None };
+    let profile = ModelProfile { guidance_rescale: 0.5, ..ModelProfile::named("embedded") };
     let limits = Limits { bytes: 5_000_000, pixels: 4_000_000 };
     BedrockConfig::new(auth, ModelMap::new(profile, FallbackIds::Stability), limits)
 }

@@ -98,7 +98,7 @@ fn ids_that_break_the_pattern_say_so() {
 
 #[test]
 fn a_mapped_id_is_answered_by_its_model() {
-    let profile = |name: &str| ModelProfile { name: name.into(), guidance_rescale: 0.0, filter: None };
+    let profile = |name: &str| ModelProfile::named(name);
     let arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abcdef";
     let models = ModelMap::new(profile("embedded"), FallbackIds::Stability).map(arn, profile("mine"));
     let protocol = Bedrock::new(BedrockConfig { models, ..config(Auth::Off) });

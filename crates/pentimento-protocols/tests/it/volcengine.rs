@@ -41,7 +41,7 @@ fn context() -> Context {
 }
 
 fn model() -> ModelProfile {
-    ModelProfile { name: "default".to_owned(), guidance_rescale: 0.0, filter: None }
+    ModelProfile::named("default")
 }
 
 fn config(auth: Auth) -> VolcengineConfig {

@@ -20,12 +20,12 @@ pub(crate) struct ModelConfig {
     /// What is done with pictures that its checker objects to; the file's `filter.mode` where it is absent.
     pub(crate) filter: Option<ConfiguredFilter>,
     /// What goes with it, by names in the folders of control networks and picture adapters.
-    pub(crate) companions: Companions,
+    pub(crate) companions: CompanionNames,
 }
 
 /// What goes with a model, by its name in the folders.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Companions {
+pub(crate) struct CompanionNames {
     /// The control network for edges, instead of the one in the model's folder.
     pub(crate) canny: Option<String>,
     /// The control network for texture, instead of the one in the model's folder.
@@ -37,7 +37,7 @@ pub(crate) struct Companions {
 impl ModelConfig {
     /// A model without options.
     pub(crate) fn named(model: String) -> Self {
-        let companions = Companions::default();
+        let companions = CompanionNames::default();
         Self { model, vae: None, dtype: None, pixels: None, guidance_rescale: 0.0, filter: None, companions }
     }
 }
@@ -82,7 +82,7 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
         if !(0.0..=1.0).contains(&guidance_rescale) {
             return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
         }
-        let companions = Companions { canny, tile, face };
+        let companions = CompanionNames { canny, tile, face };
         Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter, companions })
     }
 }

@@ -9,7 +9,7 @@ mod steer;
 use crate::{
     catalogue::{Catalogue, Offered, Offers, precision},
     cli::{GenerateArgs, SteeringArgs},
-    config::Companions,
+    config::CompanionNames,
     failure::{Failure, in_one_line, say},
     library::Shelves,
     output,
@@ -144,7 +144,7 @@ fn draw_on(
         source: source.clone(),
         precision: precision(plan.dtype),
         pixel_cap: plan.max_pixels,
-        companions: Companions::default(),
+        companions: CompanionNames::default(),
     };
     let model = offers.add(offered);
     if let Some(preset) = plan.steering.clip_guidance

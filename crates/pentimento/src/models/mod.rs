@@ -8,7 +8,7 @@ mod verify;
 
 use crate::{embedded::NOTICES, failure::Failure, output, places::Places, source::Source};
 use args::ModelsCommand;
-use pentimento_diffusion::{Part, Survey};
+use pentimento_diffusion::{Companions, Part, Survey};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -32,14 +32,23 @@ pub(crate) fn run(command: &ModelsCommand) -> Result<(), Failure> {
 }
 
 fn as_table(survey: &Survey) -> String {
-    let Survey { family, native_size, prediction, scheduler, parts, missing } = survey;
+    let Survey { family, native_size, prediction, scheduler, parts, companions, missing } = survey;
     let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
-    let mut text = table(vec![
+    let mut rows = vec![
         ["family".to_owned(), told(family)],
         ["native size".to_owned(), told(&native_size.map(|size| size.to_string()))],
         ["predicts".to_owned(), told(prediction)],
         ["scheduler".to_owned(), told(scheduler)],
-    ]);
+    ];
+    let Companions { edges, texture, loras } = companions;
+    let controls = [(*edges, "canny"), (*texture, "tile")];
+    let controls: Vec<_> = controls.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+    for (what, names) in [("controls", controls.join(", ")), ("loras", loras.join(", "))] {
+        if !names.is_empty() {
+            rows.push([what.to_owned(), names]);
+        }
+    }
+    let mut text = table(rows);
     let head = ["part", "class", "parameters", "stored as"].map(str::to_owned);
     let rows = parts.iter().map(|part| {
         let Part { name, class, parameters, dtypes } = part;
@@ -56,7 +65,8 @@ fn as_table(survey: &Survey) -> String {
 }
 
 fn as_json(survey: &Survey) -> Value {
-    let Survey { family, native_size, prediction, scheduler, parts, missing } = survey;
+    let Survey { family, native_size, prediction, scheduler, parts, companions, missing } = survey;
+    let Companions { edges, texture, loras } = companions;
     let part = |part: &Part| {
         let Part { name, class, parameters, dtypes } = part;
         json!({ "name": name, "class": class, "parameters": parameters, "dtypes": dtypes })
@@ -67,6 +77,8 @@ fn as_json(survey: &Survey) -> Value {
         "prediction": prediction,
         "scheduler": scheduler,
         "parts": parts.iter().map(part).collect::<Vec<_>>(),
+        "controls": { "canny": edges, "tile": texture },
+        "loras": loras,
         "missing": missing,
     })
 }

@@ -21,6 +21,7 @@ use crate::{
     words::Screened,
 };
 use anyhow::{Context, Result};
+use pentimento_diffusion::Companions;
 use pentimento_imaging::Limits;
 use pentimento_protocols::{
     ModelProfile, Protocol,
@@ -122,7 +123,15 @@ fn offer(settings: &Settings) -> (Offers, Answering) {
             pixel_cap: *pixel_cap,
             companions: companions.clone(),
         };
-        ModelProfile { name: offers.add(offered), guidance_rescale: *guidance_rescale, filter: *filter }
+        // What cannot be read here is told when the catalogue looks at the model.
+        let Companions { edges, loras, texture: _ } = source.companions().unwrap_or_default();
+        ModelProfile {
+            name: offers.add(offered),
+            guidance_rescale: *guidance_rescale,
+            filter: *filter,
+            draws_edges: edges || companions.canny.is_some(),
+            loras,
+        }
     };
     let fallback_ids = if settings.answers_every_id { FallbackIds::All } else { FallbackIds::Stability };
     let fallback = profile(&settings.fallback);

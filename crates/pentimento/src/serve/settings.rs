@@ -6,7 +6,7 @@ use crate::{
     catalogue::precision,
     cli::{Dtype, LogFormat, ServeArgs},
     config::{
-        self, Companions, Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig,
+        self, CompanionNames, Config, ConfiguredDtype, ConfiguredLogFormat, ConnectionsConfig, LimitsConfig,
         ModelConfig, QuotaConfig, QuotasConfig, S3Config, Seconds, Share, TlsConfig,
         credentials_from_environment,
     },
@@ -76,7 +76,7 @@ pub(super) struct ConfiguredModel {
     /// What is done with pictures that its checker objects to; `None` is the engine's own rule.
     pub(super) filter: Option<FilterMode>,
     /// What goes with it.
-    pub(super) companions: Companions,
+    pub(super) companions: CompanionNames,
 }
 
 impl Settings {

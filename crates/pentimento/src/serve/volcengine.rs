@@ -127,11 +127,12 @@ fn changed(style: Style, config: &StyleConfig, model: Option<ModelProfile>) -> S
     let lora =
         |(name, weight): (&String, &f32)| Lora { name: name.clone(), weight: *weight, text_weight: None };
     let usual = style.defaults;
+    let own = model.as_ref().map_or(style.control, ModelProfile::own_control);
     Style {
         model: model.unwrap_or(style.model),
         prompt: prompt.clone().unwrap_or(style.prompt),
         negative_prompt: negative_prompt.clone().unwrap_or(style.negative_prompt),
-        control: control.as_ref().map(network).or(style.control),
+        control: control.as_ref().map(network).or(own),
         shows_faces: shows_faces.unwrap_or(style.shows_faces),
         loras: if loras.is_empty() { style.loras } else { loras.iter().map(lora).collect() },
         unknown_loras,
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     fn profile(name: &str) -> ModelProfile {
-        ModelProfile { name: name.to_owned(), guidance_rescale: 0.0, filter: None }
+        ModelProfile::named(name)
     }
 
     #[test]
@@ -225,6 +226,19 @@ mod tests {
             (style.control, style.defaults.steps, style.loras.len()),
             (Some(ControlNetwork::Canny), 25, 1)
         );
+    }
+
+    #[test]
+    fn a_style_is_shown_edges_where_its_model_can_see_them() {
+        let edges = |name: &str| ModelProfile { draws_edges: true, ..profile(name) };
+        let control = |shipped: &ModelProfile, text: &str, model: Option<ModelProfile>| {
+            changed(Style::new(shipped, ""), &toml::from_str(text).expect("right"), model).control
+        };
+        assert_eq!(control(&edges("default"), "", None), Some(ControlNetwork::Canny));
+        assert_eq!(control(&edges("default"), "", Some(profile("mine"))), None);
+        assert_eq!(control(&profile("default"), "", Some(edges("mine"))), Some(ControlNetwork::Canny));
+        let named = Some(ControlNetwork::Named("soft".to_owned()));
+        assert_eq!(control(&edges("default"), "control = \"soft\"", None), named);
     }
 
     #[test]

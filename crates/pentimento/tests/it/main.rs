@@ -3,6 +3,8 @@
 //! - [`usage`]: help, mistakes in what was typed, completions, manual
 //! - [`generate`]: pictures from the embedded model
 //! - [`broken`]: files that are missing, cut off or something else
+//! - [`bench`]: what is told of measurements
+//! - [`embedded`]: edges and adapters of the embedded model
 //! - [`filter`]: what is not drawn and what is not shown, and pictures in two passes
 //! - [`hub`], [`pull`]: a small hub that can misbehave, and models fetched from it
 //! - [`models`]: listing and inspecting
@@ -15,6 +17,7 @@
 
 mod bench;
 mod broken;
+mod embedded;
 mod filter;
 mod fuzz;
 mod generate;

@@ -117,8 +117,12 @@ fn what_the_engine_cannot_do_is_refused_by_name() {
     let folder = Folder::new();
     let out = folder.path("out.png");
     let scene = crate::program::repository("examples/scene.png").display().to_string();
-    let edges = ["generate", "--prompt", "x", "--out", &out, "--init", &scene, "--canny", "0.8"];
-    run(&edges).is_an_error(2, &["canny", "'default'"]);
+    let bare = folder.path("bare");
+    crate::broken::copy_model(&bare);
+    std::fs::remove_dir_all(folder.path("bare/controlnet-canny")).expect("the model has one");
+    let edges = ["generate", "--model", &bare, "-p", "x", "--out", &out, "--init", &scene, "--canny", "0.8"];
+    run(&edges).is_an_error(2, &["canny", "'bare'"]);
+    std::fs::remove_dir_all(&bare).expect("it is there");
     let adapter = ["generate", "--prompt", "x", "--out", &out, "--lora", "nosuch=0.5"];
     run(&adapter).is_an_error(2, &["nosuch"]);
     let control =

@@ -1,8 +1,8 @@
 use super::{KEY, PROCESS, body, call, config, file, json_of, model, open, photo, post, received};
 use pentimento_imaging::{Corner, Format, Label, Mark};
 use pentimento_protocols::{
-    Answer, Call, FetchError, Finished, Operation, Protocol, Received, Seed, TaskName,
-    volcengine::{Auth, Style, UnknownLoras, Volcengine},
+    Answer, Call, FetchError, Finished, ModelProfile, Operation, Protocol, Received, Seed, TaskName,
+    volcengine::{Auth, Style, Styles, UnknownLoras, Volcengine},
 };
 use pentimento_request::{
     ControlNetwork, Faces, GenerationRequest, Identity, Lora, PromptSyntax, Sampler, Schedule, Task, Texture,
@@ -73,6 +73,24 @@ fn the_vendors_example_is_understood_and_what_is_left_out_is_told() {
     assert_eq!(notes.len(), 3, "{notes:?}");
     assert!(notes[0].contains("shanzhagaoSomeSortOf_v1Epoch10, Moxin_Shukezouma11"), "{notes:?}");
     assert!(notes[1].starts_with("canny_weight") && notes[2].starts_with("id_scale"), "{notes:?}");
+}
+
+#[test]
+fn what_the_model_has_of_its_own_is_used() {
+    let mut config = config(Auth::Off);
+    let loras = vec!["Moxin_Shukezouma11".to_owned()];
+    config.styles = Styles::shipped(&ModelProfile { draws_edges: true, loras, ..model() });
+    let call = received(&Volcengine::new(config), &post(PROCESS, example().to_string())).expect("right");
+    let conditioning = &generation(&call).0.conditioning;
+    let names: Vec<_> = conditioning.loras.iter().map(|lora| lora.name.as_str()).collect();
+    assert_eq!(names, ["Moxin_Shukezouma11", "Colorwater_v4"]);
+    let [control] = &conditioning.controls[..] else { panic!("{:?}", conditioning.controls) };
+    assert_eq!((&control.network, control.weight), (&ControlNetwork::Canny, 0.8));
+    let notes = notes(&call);
+    assert!(
+        notes[0].ends_with("shanzhagaoSomeSortOf_v1Epoch10") && notes[1].starts_with("id_scale"),
+        "{notes:?}"
+    );
 }
 
 #[test]
