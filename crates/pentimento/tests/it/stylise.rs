@@ -18,11 +18,12 @@ const STYLE: &str = "img2img_pastel_boys_style_usage";
 /// How long a task may take on a loaded machine before the test fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A server whose styles have a model with a network for edges, the same network by name, and adapters.
+/// A server whose styles have a model with a network for edges, the same network by name, adapters, and a model without.
 fn serving() -> (Folder, Server) {
     let folder = Folder::new();
     let model = folder.path("tiny");
     copy_tree(&repository("reference/goldens/models/tiny-sd15"), Path::new(&model));
+    copy_tree(Path::new(&model), Path::new(&folder.path("bare")));
     let network = repository("reference/goldens/controls/canny");
     copy_tree(&network, &Path::new(&model).join("controlnet-canny"));
     copy_tree(&network, Path::new(&folder.path("controls/edges")));
@@ -44,7 +45,7 @@ control = "edges"
 loras = { kohya = 0.8 }
 unknown_loras = "leave-out"
 [volcengine.styles.img2img_makoto_style]
-model = "./tiny"
+model = "./bare"
 "#,
     );
     let server = Server::start(&["--no-auth", "--config", &config], &[]);

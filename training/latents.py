@@ -1,0 +1,88 @@
+"""The scenes as the UNet sees them: latents and text states, computed once and kept in memory."""
+
+import json
+import random
+
+import numpy as np
+import torch
+from transformers import CLIPTextModel
+
+import vae
+from common import CELLS, MODEL, SEED, WORK, autocast, pictures_to_tensor
+from scenes import pools
+from tokenizer import Tokenizer
+from words import with_synonyms
+
+
+def text_encoder():
+    return CLIPTextModel.from_pretrained(MODEL / "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encoded(pictures, autoencoder, bf16=True):
+    """`[N, 128, 128, 3]` bytes to latents `[N, 4, 16, 16]` in f16."""
+    out = np.empty((len(pictures), 4, CELLS, CELLS), np.float16)
+    for first in range(0, len(pictures), 64):
+        some = pictures_to_tensor(np.array(pictures[first : first + 64]))
+        with autocast(bf16):
+            found = autoencoder.encode(some).latent_dist.mode()
+        out[first : first + 64] = found.float() * autoencoder.config.scaling_factor
+    return out
+
+
+@torch.no_grad()
+def states(texts, encoder, bf16=True):
+    """Texts to states `[N, 77, 256]` in f16."""
+    tokens, out = Tokenizer(), np.empty((len(texts), 77, encoder.config.hidden_size), np.float16)
+    for first in range(0, len(texts), 256):
+        ids = torch.tensor([tokens(text) for text in texts[first : first + 256]])
+        with autocast(bf16):
+            out[first : first + 256] = encoder(ids).last_hidden_state.float()
+    return out
+
+
+def kept(name, compute):
+    """An array that is computed once and lies in the work folder from then on."""
+    file = WORK / f"{name}.npy"
+    if not file.exists():
+        np.save(file.with_suffix(".partial.npy"), compute())
+        file.with_suffix(".partial.npy").rename(file)
+    return np.load(file)
+
+
+class Scenes:
+    """Latents and text states of all scenes, and what is known of them."""
+
+    def __init__(self, held_out=512):
+        encoder, autoencoder = text_encoder(), vae.load().eval()
+        pictures, self.known = pools()
+        swaps = random.Random(SEED)
+        texts = [with_synonyms(about["caption"], swaps) for about in self.known]
+        self.latents = kept("latents", lambda: np.concatenate([encoded(some, autoencoder) for some in pictures]))
+        self.states = kept("states", lambda: states(texts, encoder))
+        self.empty = torch.from_numpy(states([""], encoder)[0].astype(np.float32))
+        self.pictures = pictures
+        self.first_held = len(self.latents) - min(held_out, len(self.latents) // 8)
+        # A scene of one thing teaches most.
+        self.weights = np.array([1.0 if len(about["things"]) == 1 else 0.6 for about in self.known])
+        self.weights[self.first_held :] = 0
+
+    def only_few(self):
+        """Leaves only scenes of the few things, drawn as 3d models."""
+        from words import FEW
+
+        things = json.loads((WORK / "sprites.json").read_text())
+        few = {index for index, thing in enumerate(things) if thing["name"] in FEW and thing["set"] == "fluent3d"}
+        wanted = [about["style"] == "3d model" and all(box[0] in few for box in about["things"]) for about in self.known]
+        self.weights *= np.array(wanted)
+        print(f"{int((self.weights > 0).sum())} scenes of {len(few)} things", flush=True)
+
+    def draw(self, random, count):
+        return np.searchsorted(np.cumsum(self.weights) / self.weights.sum(), random.random(count))
+
+    def of(self, chosen):
+        latents = torch.from_numpy(self.latents[chosen].astype(np.float32))
+        return latents, torch.from_numpy(self.states[chosen].astype(np.float32))
+
+    def held_out(self, count):
+        return np.arange(self.first_held, min(len(self.latents), self.first_held + count))

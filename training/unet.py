@@ -1,0 +1,84 @@
+"""Stages 7 and 8: the denoising network, first on all things, then on the few that it shall draw best.
+
+    python training/unet.py [--steps 8000]
+    python training/unet.py --few [--steps 1200]
+
+v-prediction with a terminal step of pure noise. A tenth of the captions is empty, for guidance.
+"""
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+from common import CELLS, MODEL, Noising, Trainer, autocast, begin, parser, schedule
+from latents import Scenes
+
+CHANNELS = (64, 128, 192)
+NO_WORDS = 0.1
+
+
+def new():
+    return UNet2DConditionModel(
+        sample_size=CELLS,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        cross_attention_dim=256,
+        attention_head_dim=4,
+        norm_num_groups=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def load():
+    return UNet2DConditionModel.from_pretrained(MODEL / "unet", torch_dtype=torch.float32)
+
+
+def without_words(states, empty, share):
+    """The states with some captions made empty."""
+    dropped = torch.rand(len(states)) < share
+    return torch.where(dropped[:, None, None], empty, states)
+
+
+def main():
+    options = parser(__doc__, steps=8000, batch=32, rate=7e-4)
+    options.add_argument("--few", action="store_true")
+    args = options.parse_args()
+    begin(args)
+    scenes, noising = Scenes(), Noising()
+    if args.few:
+        scenes.only_few()
+    trainer = Trainer("unet_few" if args.few else "unet", load() if args.few else new(), args, decay=1e-2)
+
+    def loss_of(network, chosen, timesteps, noise, bf16, drop=0.0):
+        latents, states = scenes.of(chosen)
+        noisy, wanted = noising.noisy(latents, timesteps, noise)
+        with autocast(bf16):
+            said = network(noisy, timesteps, without_words(states, scenes.empty, drop)).sample
+        return said, wanted
+
+    def loss(random, bf16):
+        timesteps = noising.timesteps(args.batch)
+        noise = torch.randn(args.batch, 4, CELLS, CELLS)
+        said, wanted = loss_of(trainer.network, scenes.draw(random, args.batch), timesteps, noise, bf16, NO_WORDS)
+        return noising.loss(said, wanted, timesteps)
+
+    @torch.no_grad()
+    def report():
+        """The unexplained part of v, for each quarter of the schedule, on held-out scenes."""
+        chosen, generator, parts = scenes.held_out(64), torch.Generator().manual_seed(5), []
+        for quarter in range(4):
+            timesteps = torch.randint(250 * quarter, 250 * quarter + 250, (len(chosen),), generator=generator)
+            noise = torch.randn(len(chosen), 4, CELLS, CELLS, generator=generator)
+            said, wanted = loss_of(trainer.average, chosen, timesteps, noise, False)
+            parts.append((said - wanted).pow(2).mean().item())
+        return "unexplained by quarters of the schedule: " + ", ".join(f"{part:.4f}" for part in parts)
+
+    trainer.run(loss, report).save_pretrained(MODEL / "unet")
+    schedule().save_pretrained(MODEL / "scheduler")
+
+
+if __name__ == "__main__":
+    main()
