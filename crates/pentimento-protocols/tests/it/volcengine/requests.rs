@@ -83,7 +83,7 @@ fn what_the_model_has_of_its_own_is_used() {
     let call = received(&Volcengine::new(config), &post(PROCESS, example().to_string())).expect("right");
     let conditioning = &generation(&call).0.conditioning;
     let names: Vec<_> = conditioning.loras.iter().map(|lora| lora.name.as_str()).collect();
-    assert_eq!(names, ["Moxin_Shukezouma11", "Colorwater_v4"]);
+    assert_eq!(names, ["Colorwater_v4", "Moxin_Shukezouma11"]);
     let [control] = &conditioning.controls[..] else { panic!("{:?}", conditioning.controls) };
     assert_eq!((&control.network, control.weight), (&ControlNetwork::Canny, 0.8));
     let notes = notes(&call);
