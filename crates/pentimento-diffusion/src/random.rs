@@ -6,7 +6,7 @@
 use crate::{
     error::LoadError,
     files::{Bytes, ModelFiles},
-    single_file::{Family, tokenizer_files},
+    single_file::{Family, names_in, tokenizer_files},
     source::{StoredTensor, WeightSource},
     weights::Weights,
 };
@@ -70,9 +70,7 @@ impl ModelFiles for RandomModel {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
-        let paths = self.documents.keys();
-        let names = paths.filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/'));
-        Ok(names.map(str::to_owned).collect())
+        Ok(names_in(&self.documents, folder))
     }
 
     fn weights(&self, folder: &str) -> Result<Option<Weights>, LoadError> {

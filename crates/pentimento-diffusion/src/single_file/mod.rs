@@ -138,9 +138,7 @@ impl ModelFiles for SingleFile {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<String>, LoadError> {
-        let paths = self.documents.keys();
-        let names = paths.filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/'));
-        Ok(names.map(str::to_owned).collect())
+        Ok(names_in(&self.documents, folder))
     }
 
     fn weights(&self, folder: &str) -> Result<Option<Weights>, LoadError> {
@@ -151,6 +149,12 @@ impl ModelFiles for SingleFile {
         };
         Err(LoadError::new(LoadErrorKind::Missing, message))
     }
+}
+
+/// The names of the documents in a folder, sorted.
+pub(crate) fn names_in(documents: &BTreeMap<String, Bytes>, folder: &str) -> Vec<String> {
+    let names = documents.keys().filter_map(|path| path.strip_prefix(folder)?.strip_prefix('/'));
+    names.map(str::to_owned).collect()
 }
 
 /// A model with its VAE from another file, in diffusers' naming or in that of whole models.
