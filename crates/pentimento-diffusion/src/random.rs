@@ -206,4 +206,12 @@ mod tests {
         assert_eq!(of("norm.weight", &[3]), [1.0; 3]);
         assert_eq!(of("norm.bias", &[3]), [0.0; 3]);
     }
+
+    #[test]
+    fn any_weights_can_be_read() {
+        let weights = RandomModel::new(Architecture::Sd15).weights("unet").expect("weights").expect("some");
+        let values = weights.values("conv_in.weight", &[320, 4, 3, 3]).expect("values");
+        assert_eq!(values.len(), 320 * 4 * 9);
+        assert!(values.iter().any(|value| *value != 0.0));
+    }
 }

@@ -166,7 +166,7 @@ impl Weights {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        if !self.contains(name) {
+        if !self.tensors.contains_key(name) {
             return self.source.invent(name, shape).ok_or_else(|| absent(&*self.source, name));
         }
         let origin = self.origin(name, shape)?;
