@@ -15,6 +15,8 @@ are computed from the stored values, widened to float32.
   `!`; a UNet with pooled texts and sizes; the scaling factor of its VAE, whose weights are those of `tiny-sd15`.
 - `tiny-turbo`: `tiny-xl` with the scheduler of its distilled kind: Euler ancestral, `trailing`.
 - `tiny-inpaint`, `tiny-xl-inpaint`: only a UNet of nine input channels, for `tiny-sd15` and `tiny-xl`.
+- `tiny-words`: only a tokenizer, as transformers 5 writes it: `tokenizer.json` and no lists beside it, with few merges, a
+  marker and a word that were added, and `!` as the padding token.
 - `tiny-lcm`: a UNet that takes the guidance scale, for `tiny-sd15`, and the scheduler of its kind.
 
 A part without weights of its own has those of the model below, in the end `tiny-sd15`: see `assemble`.
@@ -38,7 +40,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import golden
 
@@ -218,6 +220,20 @@ def main():
     sharded = golden.MODELS / "tiny-bf16-sharded" / "unet"
     randomise(unet_sd21(), 6).bfloat16().save_pretrained(sharded, max_shard_size="90KB")
     write_families(arguments.default_model, index)
+    write_words(arguments.default_model / "tokenizer")
+
+
+def write_words(source):
+    """A tokenizer of the embedded model's first merges, written by transformers alone."""
+    merges = [tuple(line.split(" ")) for line in (source / "merges.txt").read_text().splitlines()[1:151]]
+    whole = json.loads((source / "vocab.json").read_text())
+    pieces = sorted(whole, key=whole.get)[:512] + ["".join(merge) for merge in merges]
+    markers = ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces + markers)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token="!", model_max_length=77)
+    tokenizer.add_tokens(["<statue>"], special_tokens=True)
+    tokenizer.add_tokens(["plasterwork"])
+    tokenizer.save_pretrained(golden.MODELS / "tiny-words" / "tokenizer")
 
 
 def write_xl_scheduler(scheduler, folder):

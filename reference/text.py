@@ -2,13 +2,14 @@
 
 Case: `texts`: a list of `{"text", "ids"}`: the embedded model's ids, markers included, cut to 77, not padded;
 `padded`: `{model: {text: ids}}`, filled up to 77 as diffusers asks for it (`tiny-sd21` pads with `!`);
-`long`: texts and ids like `texts`, but not cut; `encoded`: the texts of the states; `positions`: which were kept.
+`long`: texts and ids like `texts`, but not cut; `words`: the same by the tokenizer of `tiny-words`; `encoded`: the texts of the states; `positions`: which were kept.
 
 Tensors: `states.<model>` [texts, positions, D]: `CLIPTextModel`'s last hidden states, after the final norm, for
 `tiny-sd15`, `tiny-sd21` (gelu) and `default`.
 """
 
 import torch
+from transformers import CLIPTokenizer
 
 import golden
 import models
@@ -29,6 +30,7 @@ TEXTS = [
     " leading", "trailing ", "\n", "\ttab", "-", "_", "\u0301", "a\u0000", "ﷺ", "\ud7a3\u1100\u1161\u11a8", "neon  punk,,  pixel art . line art",
 ]  # fmt: skip
 LONG = ["a cat " * 60, "1" * 80, "é" * 100, "word " * 76, "a cat, a dog, " * 30]
+ADDED = ["a <statue> of plasterwork", "Plasterwork <STATUE><statue>x plasterworks", "<statue>, <|endoftext|>plasterwork!"]
 ENCODED = ["", "a cat", "a strawberry on a white background, 3d model", "<|startoftext|> a cat <|endoftext|>", "a cat " * 60]
 POSITIONS = [0, 1, 2, 5, 9, 40, 76]
 
@@ -45,9 +47,11 @@ def main():
     pipelines["default"] = models.default_pipeline(arguments.default_model)
 
     tokenizer = pipelines["default"].tokenizer
+    words = CLIPTokenizer.from_pretrained(golden.MODELS / "tiny-words" / "tokenizer")
     case = {
         "texts": [{"text": text, "ids": tokenizer(text, max_length=77, truncation=True).input_ids} for text in TEXTS],
         "long": [{"text": text, "ids": tokenizer(text).input_ids} for text in LONG],
+        "words": [{"text": text, "ids": words(text).input_ids} for text in TEXTS + ADDED],
         "padded": {},
         "encoded": ENCODED,
         "positions": POSITIONS,

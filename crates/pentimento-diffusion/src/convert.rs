@@ -36,16 +36,18 @@ const PARTS: [(&str, &str); 5] = [
 ];
 
 /// Everything else that a model may have.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 13] = [
     "model_index.json",
     "scheduler/scheduler_config.json",
     "feature_extractor/preprocessor_config.json",
     "tokenizer/vocab.json",
     "tokenizer/merges.txt",
+    "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
     "tokenizer/special_tokens_map.json",
     "tokenizer_2/vocab.json",
     "tokenizer_2/merges.txt",
+    "tokenizer_2/tokenizer.json",
     "tokenizer_2/tokenizer_config.json",
     "tokenizer_2/special_tokens_map.json",
 ];

@@ -1,9 +1,12 @@
-//! CLIP's byte-pair tokenizer, from the `vocab.json` and `merges.txt` of a model's tokenizer folder.
+//! CLIP's byte-pair tokenizer, from the `vocab.json` and `merges.txt` of a model's tokenizer folder, or from the
+//! `tokenizer.json` that transformers writes instead since version 5 (see `words`).
 //!
 //! The rules are those of transformers' `CLIPTokenizer` (version 5): NFC, white space folded, lower case,
 //! then words, single digits and runs of other signs, each split by byte-level merges with `</w>` at the end.
 //!
 //! A text of any length is cut into chunks of 75 tokens; each is framed by start and end and filled up to 77.
+
+mod words;
 
 use crate::{
     config::read_json,
@@ -14,6 +17,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenizers::Tokenizer as Bpe;
+use words::{AddedToken, Words};
+
+pub(crate) use words::missing;
 
 /// The words, the way transformers' `CLIPTokenizer` finds them.
 const WORDS: &str =
@@ -48,31 +54,38 @@ impl Default for TokenizerConfig {
 impl Tokenizer {
     /// Reads the tokenizer in a folder of the model.
     pub(crate) fn load(files: &dyn ModelFiles, folder: &str) -> Result<Self, LoadError> {
-        let vocabulary_path = format!("{folder}/vocab.json");
-        let vocabulary: BTreeMap<String, u32> = read_json(files, &vocabulary_path)?;
-        let merges = read_merges(files, &format!("{folder}/merges.txt"))?;
+        let Words { label, vocabulary, merges, added } = Words::read(files, folder)?;
         let config_path = format!("{folder}/tokenizer_config.json");
         let config: TokenizerConfig = match files.read(&config_path)? {
             Some(_) => read_json(files, &config_path)?,
             None => TokenizerConfig::default(),
         };
-        let label = files.describe(&vocabulary_path);
         let id = |token: &Value| {
             let text = token_text(token);
-            vocabulary.get(text).copied().ok_or_else(|| {
-                LoadError::new(LoadErrorKind::Malformed, format!("{label} lacks the token '{text}'"))
-            })
+            let named = vocabulary.get(text).copied();
+            named
+                .or_else(|| added.iter().find(|token| token.content == text).map(|token| token.id))
+                .ok_or_else(|| {
+                    LoadError::new(LoadErrorKind::Malformed, format!("{label} lacks the token '{text}'"))
+                })
         };
         let (start, end, pad) = (id(&config.bos_token)?, id(&config.eos_token)?, id(&config.pad_token)?);
-        let largest_id = vocabulary.values().copied().max().unwrap_or_default();
+        let ids = vocabulary.values().copied().chain(added.iter().map(|token| token.id));
+        let largest_id = ids.max().unwrap_or_default();
         let specials: Vec<&str> =
             [&config.bos_token, &config.eos_token, &config.pad_token, &config.unk_token]
                 .map(token_text)
                 .to_vec();
-        let description = describe(&vocabulary, &merges, &specials);
+        let description = describe(&vocabulary, &merges, &specials, &added);
         let bpe = Bpe::from_bytes(description.to_string()).map_err(|error| {
             LoadError::caused_by(LoadErrorKind::Malformed, format!("{label} makes no tokenizer"), error)
         })?;
+        // The crate numbers tokens that the vocabulary lacks itself.
+        if let Some(token) = added.iter().find(|token| bpe.token_to_id(&token.content) != Some(token.id)) {
+            let message =
+                format!("{label}: the added token '{}' cannot have the id {}", token.content, token.id);
+            return Err(LoadError::new(LoadErrorKind::Malformed, message));
+        }
         Ok(Self { bpe, start, end, pad, largest_id })
     }
 
@@ -105,40 +118,25 @@ fn token_text(token: &Value) -> &str {
     token.as_str().or_else(|| token.get("content")?.as_str()).unwrap_or("<|endoftext|>")
 }
 
-/// The pairs of a `merges.txt`, in order.
-fn read_merges(files: &dyn ModelFiles, path: &str) -> Result<Vec<[String; 2]>, LoadError> {
-    let label = files.describe(path);
-    let bytes = files
-        .read(path)?
-        .ok_or_else(|| LoadError::new(LoadErrorKind::Missing, format!("{label} is missing")))?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        LoadError::caused_by(LoadErrorKind::Malformed, format!("{label} is no text"), error)
-    })?;
-    let lines = text.lines().zip(1..).filter(|(line, _)| !line.starts_with("#version") && !line.is_empty());
-    lines
-        .map(|(line, number)| match line.split_once(' ') {
-            Some((left, right)) => Ok([left.to_owned(), right.to_owned()]),
-            None => {
-                let message = format!("{label}: line {number} is no pair of pieces");
-                Err(LoadError::new(LoadErrorKind::Malformed, message))
-            }
-        })
-        .collect()
-}
-
 /// The tokenizer in the format of the `tokenizers` crate.
-fn describe(vocabulary: &BTreeMap<String, u32>, merges: &[[String; 2]], specials: &[&str]) -> Value {
-    let mut added: BTreeMap<u32, Value> = BTreeMap::new();
+fn describe(
+    vocabulary: &BTreeMap<String, u32>,
+    merges: &[[String; 2]],
+    specials: &[&str],
+    added: &[AddedToken],
+) -> Value {
+    // In the order of their ids, by which those that the vocabulary lacks are numbered.
+    let mut tokens: BTreeMap<u32, Value> = added.iter().map(|token| (token.id, json!(token))).collect();
     for special in specials {
         if let Some(id) = vocabulary.get(*special) {
-            added.insert(*id, added_token(*id, special));
+            tokens.insert(*id, json!(AddedToken::marker(*id, special)));
         }
     }
     json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added.into_values().collect::<Vec<_>>(),
+        "added_tokens": tokens.into_values().collect::<Vec<_>>(),
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "NFC"},
             {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
@@ -161,12 +159,5 @@ fn describe(vocabulary: &BTreeMap<String, u32>, merges: &[[String; 2]], specials
             "vocab": vocabulary,
             "merges": merges,
         },
-    })
-}
-
-fn added_token(id: u32, text: &str) -> Value {
-    json!({
-        "id": id, "content": text, "special": true,
-        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
     })
 }

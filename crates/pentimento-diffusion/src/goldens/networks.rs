@@ -1,8 +1,9 @@
 //! Tokenizer, text encoder, UNet and autoencoders against transformers and diffusers.
 
-use super::{Golden, against, assert_close, f32_root, files, part};
+use super::{Golden, against, assert_close, f32_root, files, part, reference};
 use crate::{
     config::{TextConfig, UnetConfig, VaeConfig},
+    files::Folder,
     text::TextEncoder,
     tokenizer::Tokenizer,
     unet::{Conditions, Unet},
@@ -31,6 +32,21 @@ fn token_ids_are_those_of_transformers() {
             assert_eq!(tokenizer.framed(&got, got.len() + 2), expected, "{text:?}");
         }
     }
+}
+
+#[test]
+fn a_tokenizer_in_one_file_gives_the_ids_of_transformers() {
+    let golden = Golden::open("text");
+    let folder = Folder::new(reference().join("goldens/models/tiny-words"));
+    let tokenizer = Tokenizer::load(&folder, "tokenizer").expect("a tokenizer");
+    for case in golden.case["words"].as_array().expect("texts") {
+        let text = case["text"].as_str().expect("a text");
+        let got = tokenizer.ids(text).expect("ids");
+        assert_eq!(tokenizer.framed(&got, got.len() + 2), ids(&case["ids"]), "{text:?}");
+    }
+    // `!` fills up, and the last token that was added has the largest id.
+    assert_eq!(tokenizer.framed(&[], 3), [662, 663, 0]);
+    assert_eq!(tokenizer.largest_id(), 665);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     files::ModelFiles,
     filter::{CHECKER, ContentFilter},
     schedule::NoiseSchedule,
-    tokenizer::Tokenizer,
+    tokenizer::{self, Tokenizer},
 };
 use pentimento_kernels::Precision;
 use pentimento_request::Size;
@@ -108,18 +108,12 @@ impl Looked<'_> {
     }
 
     fn tokenizer(&mut self, folder: &str) {
-        // Both files are told, not only the one that is read first.
-        let mut whole = true;
-        for name in ["vocab.json", "merges.txt"] {
-            let path = format!("{folder}/{name}");
-            if matches!(self.files.read(&path), Ok(None)) {
-                whole = false;
-                self.note(format!("{} is missing", self.files.describe(&path)));
-            }
-        }
-        if whole {
+        let Some(missing) = self.noted(tokenizer::missing(self.files, folder)) else { return };
+        if missing.is_empty() {
             self.noted(Tokenizer::load(self.files, folder));
         }
+        // Each file is told, not only the one that is read first.
+        missing.into_iter().for_each(|file| self.note(file));
     }
 
     /// The tensors of each part whose configuration and weights are there.

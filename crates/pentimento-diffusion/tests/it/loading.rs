@@ -1,8 +1,11 @@
 //! What is said of broken, missing and refused model files.
 
-use crate::{copy, default_folder, options};
-use pentimento_diffusion::{Embedded, Folder, LoadErrorKind, Model, ModelFiles};
+use crate::{TINY, copy, default_folder, options, requests::text_to_image};
+use pentimento_diffusion::{Embedded, Folder, LoadErrorKind, Model, ModelFiles, convert};
+use pentimento_request::{Generator, Quiet};
+use serde_json::{Value, json};
 use std::{fs, path::Path};
+use tempfile::TempDir;
 
 #[track_caller]
 fn assert_refused(folder: &Path, kind: LoadErrorKind, words: &[&str]) {
@@ -46,6 +49,59 @@ fn every_missing_file_is_named() {
         fs::remove_file(folder.path().join(file)).expect("a file");
         assert_refused(folder.path(), LoadErrorKind::Missing, &[file, "missing"]);
     }
+}
+
+/// A folder whose tokenizer is in one file; merges as pairs, or as texts as older versions wrote them.
+fn with_one_tokenizer_file(pairs: bool) -> TempDir {
+    let folder = copy();
+    let path = |name: &str| folder.path().join("tokenizer").join(name);
+    let vocabulary: Value =
+        serde_json::from_slice(&fs::read(path("vocab.json")).expect("a vocabulary")).expect("JSON");
+    let merges = fs::read_to_string(path("merges.txt")).expect("merges");
+    let merges = merges.lines().filter(|line| !line.starts_with("#version"));
+    let merges: Vec<Value> =
+        merges.map(|line| if pairs { json!(line.split_once(' ')) } else { json!(line) }).collect();
+    let model = json!({"type": "BPE", "end_of_word_suffix": "</w>", "vocab": vocabulary, "merges": merges});
+    fs::write(path("tokenizer.json"), json!({"version": "1.0", "model": model}).to_string()).expect("a file");
+    for name in ["vocab.json", "merges.txt"] {
+        fs::remove_file(path(name)).expect("it was there");
+    }
+    folder
+}
+
+#[test]
+fn a_tokenizer_in_one_file_gives_the_same_picture() {
+    let expected = TINY.generate(&text_to_image(&[("a cat", 1.0)]), &mut Quiet).expect("a picture").picture;
+    for pairs in [true, false] {
+        let folder = with_one_tokenizer_file(pairs);
+        let files = Folder::new(folder.path());
+        assert_eq!(Model::survey(&files).expect("a survey").missing, [""; 0]);
+        let model = Model::load(&files, options("tiny")).expect("a model");
+        assert!(
+            model.generate(&text_to_image(&[("a cat", 1.0)]), &mut Quiet).expect("a picture").picture
+                == expected
+        );
+        let written = tempfile::tempdir().expect("a folder");
+        convert(&files, written.path(), None).expect("a copy");
+        Model::load(&Folder::new(written.path()), options("tiny")).expect("its tokenizer came along");
+    }
+}
+
+#[test]
+fn a_tokenizer_of_another_kind_or_without_bounds_is_refused() {
+    let folder = with_one_tokenizer_file(true);
+    let file = "tokenizer/tokenizer.json";
+    edit(folder.path(), file, "\"BPE\"", "\"Unigram\"");
+    assert_refused(folder.path(), LoadErrorKind::Unsupported, &[file, "CLIP", "Unigram"]);
+    edit(folder.path(), file, "\"Unigram\"", "\"BPE\"");
+    let strange =
+        "\"added_tokens\": [{\"id\": 9999, \"content\": \"new\", \"special\": true, \"normalized\": false,
+        \"single_word\": false, \"lstrip\": false, \"rstrip\": false}], \"model\":";
+    edit(folder.path(), file, "\"model\":", strange);
+    assert_refused(folder.path(), LoadErrorKind::Malformed, &[file, "'new'", "9999"]);
+    let long = fs::File::options().write(true).open(folder.path().join(file)).expect("a file");
+    long.set_len(65 << 20).expect("a long file");
+    assert_refused(folder.path(), LoadErrorKind::Malformed, &[file, "bytes", "at most"]);
 }
 
 #[test]

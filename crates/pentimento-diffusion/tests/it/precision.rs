@@ -4,8 +4,8 @@ use crate::{copy, options};
 use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};
 use pentimento_request::{
     Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
-    Generator, GuidanceScale, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Size, SolverOptions, Span,
-    Steps, Strength, Task,
+    Generator, GuidanceScale, Hires, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Sampler, Size,
+    SolverOptions, Span, Steps, Strength, Task,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
@@ -68,11 +68,23 @@ fn widen(folder: &Path, (file, before, behind, _): (&str, &str, &str, &str)) {
 }
 
 fn draw(folder: &Path, precision: Precision) -> Result<GeneratedImage, GenerateError> {
+    answer(folder, precision, &request())
+}
+
+fn answer(
+    folder: &Path,
+    precision: Precision,
+    request: &GenerationRequest,
+) -> Result<GeneratedImage, GenerateError> {
     let model = Model::load(&Folder::new(folder), LoadOptions { precision, ..options("wide") });
+    model.expect("a model").generate(request, &mut Quiet)
+}
+
+fn request() -> GenerationRequest {
     let size = Size::new(32, 32).expect("a size");
     let pixels = (0..3072u32).map(|index| (index * 37 % 251) as u8).collect();
     let init = Arc::new(Picture::new(size, Channels::Rgb, pixels).expect("a picture"));
-    let request = GenerationRequest {
+    GenerationRequest {
         model: "wide".to_owned(),
         prompts: vec![Prompt { text: "a cat".to_owned(), weight: 1.0 }],
         task: Task::ImageToImage { init, span: Span::of(Strength::new(0.5).expect("a strength")) },
@@ -90,8 +102,7 @@ fn draw(folder: &Path, precision: Precision) -> Result<GeneratedImage, GenerateE
         conditioning: Conditioning::none(),
         filter: None,
         seed: 7,
-    };
-    model.expect("a model").generate(&request, &mut Quiet)
+    }
 }
 
 #[test]
@@ -108,6 +119,33 @@ fn a_stage_that_overflows_in_bf16_runs_again_in_f32() {
         // What the other stages round to bf16.
         assert!(off < Some(16), "{}: off by {off:?}", stage.3);
     }
+}
+
+#[test]
+fn a_second_pass_that_overflows_runs_again_in_f32_from_the_same_noise() {
+    let folder = copy();
+    let [_, _, steps, _] = STAGES;
+    widen(folder.path(), steps);
+    let hires = Some(Hires {
+        scale: 1.5,
+        strength: Strength::new(0.6).expect("a strength"),
+        steps: Some(Steps::new(5).expect("steps")),
+    });
+    // A sampler that draws noise at every step: were the draws not taken back, the picture would be another.
+    let request = GenerationRequest { hires, sampler: Some(Sampler::KEulerAncestral), ..request() };
+    let reference = answer(folder.path(), Precision::F32, &request).expect("f32 holds it");
+    assert!(reference.receipt.notes.is_empty(), "{:?}", reference.receipt.notes);
+    let again = answer(folder.path(), Precision::Bf16, &request).expect("f32 helps");
+    let told = ["the steps", "the second pass"].map(|pass| format!("{pass} overflowed and ran again in f32"));
+    assert_eq!(again.receipt.notes, told);
+    assert_eq!(again.receipt.hires.expect("a second pass").steps_run, 3);
+    let pairs = reference.picture.pixels().iter().zip(again.picture.pixels());
+    let off = pairs.map(|(a, b)| u32::from(a.abs_diff(*b))).max();
+    assert!(off < Some(16), "off by {off:?}");
+    let other = GenerationRequest { seed: 8, ..request };
+    let other = answer(folder.path(), Precision::F32, &other).expect("another picture");
+    let pairs = reference.picture.pixels().iter().zip(other.picture.pixels());
+    assert!(pairs.map(|(a, b)| a.abs_diff(*b)).max() > Some(32), "other noise would hardly show");
 }
 
 #[test]

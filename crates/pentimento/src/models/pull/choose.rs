@@ -17,7 +17,8 @@ pub(super) enum Wanted {
 }
 
 /// Small files of a model, by their names; `*` stands for `.json` files' beginnings in [`is_small`].
-const TOKENIZER: [&str; 4] = ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"];
+const TOKENIZER: [&str; 5] =
+    ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
 
 /// Parts of a model that have weights, with the stem of their files' names.
 const PARTS: [(&str, &str); 7] = [
