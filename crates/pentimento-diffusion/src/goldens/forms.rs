@@ -3,9 +3,10 @@
 use super::{
     files,
     gguf::Completed,
+    manifest::{Manifest, write_f16},
     pipelines::compare,
     reference,
-    single_files::{Manifest, Names, Pair, write_f16},
+    single_files::{self, Names, Pair},
 };
 use crate::{
     Folder, LoadError, LoadErrorKind, LoadOptions, Model, ModelFiles, SingleFile, StoredAs, WithVae, convert,
@@ -67,10 +68,7 @@ fn names_that_stable_diffusion_cpp_gives_are_known() {
 
 #[test]
 fn a_small_autoencoder_takes_the_place_of_the_models() {
-    let draw = |model: &dyn ModelFiles| {
-        let pair = Manifest::open("sd1");
-        pair.draw(model).1.picture
-    };
+    let draw = |model: &dyn ModelFiles| single_files::draw(&Manifest::open("sd1"), model).1.picture;
     let tiny = reference().join("goldens/models/tiny-taesd/vae");
     let pair = Pair::new("sd1");
     let of_file = SingleFile::open(pair.path()).expect("a model in one file");
@@ -109,13 +107,14 @@ fn a_file_that_became_a_folder_draws_the_same_bytes() {
 fn a_quantised_file_that_became_a_folder_draws_the_same_in_f32_and_nearly_in_f16() {
     let manifest = Manifest::open("sd1");
     let quantised = SingleFile::of(Arc::new(Completed::mixed(&manifest))).expect("a model");
-    let (_, expected) = manifest.draw(&quantised);
+    let (_, expected) = single_files::draw(&manifest, &quantised);
     let wide = converted(&quantised, Some(StoredAs::F32));
-    assert!(manifest.draw(&Folder::new(wide.path())).1.picture == expected.picture);
+    assert!(single_files::draw(&manifest, &Folder::new(wide.path())).1.picture == expected.picture);
     let half = converted(&quantised, None);
     let summary = Model::inspect(&Folder::new(half.path())).expect("a model");
     assert!(summary.parts.iter().all(|part| part.dtypes == ["F16"]), "{:?}", summary.parts);
-    let (_, near, largest) = compare(&manifest.draw(&Folder::new(half.path())).1.picture, &expected.picture);
+    let (_, near, largest) =
+        compare(&single_files::draw(&manifest, &Folder::new(half.path())).1.picture, &expected.picture);
     assert!(near > 0.99 && largest <= 3, "{near} within 1, largest {largest}");
 }
 

@@ -1,8 +1,9 @@
 //! GGUF files as stable-diffusion.cpp writes them (`reference/gguf_files.py`).
 
 use super::{
+    manifest::{Manifest, Tensors},
     reference,
-    single_files::{Manifest, Tensors},
+    single_files::draw,
 };
 use crate::{
     SingleFile,
@@ -126,8 +127,8 @@ fn a_quantised_model_draws_the_bytes_of_its_dequantised_weights() {
     let path = folder.path().join("dequantised.safetensors");
     std::fs::write(&path, source.as_safetensors()).expect("it is written");
     let quantised = SingleFile::of(Arc::new(source)).expect("a model");
-    let (model, of_gguf) = manifest.draw(&quantised);
-    let (_, of_safetensors) = manifest.draw(&SingleFile::open(&path).expect("a model"));
+    let (model, of_gguf) = draw(&manifest, &quantised);
+    let (_, of_safetensors) = draw(&manifest, &SingleFile::open(&path).expect("a model"));
     assert!(of_gguf.picture == of_safetensors.picture, "the quantised file's picture is another");
     assert_eq!(model.native_size().to_string(), "512x512");
 

@@ -21,6 +21,7 @@ mod hires;
 mod image_prompts;
 mod ledger;
 mod lora;
+mod manifest;
 mod networks;
 mod noise;
 mod pipelines;

@@ -4,6 +4,7 @@
 //! - [`generate`]: pictures from the embedded model
 //! - [`broken`]: files that are missing, cut off or something else
 //! - [`bench`]: what is told of measurements
+//! - [`checkpoints`]: models in one file, GGUF too, and what they are converted to
 //! - [`embedded`]: edges and adapters of the embedded model
 //! - [`filter`]: what is not drawn and what is not shown, and pictures in two passes
 //! - [`hub`], [`pull`]: a small hub that can misbehave, and models fetched from it
@@ -17,6 +18,7 @@
 
 mod bench;
 mod broken;
+mod checkpoints;
 mod embedded;
 mod filter;
 mod fuzz;
