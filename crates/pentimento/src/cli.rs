@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// List and inspect adapters (LoRA and its kin)
     Lora(LoraArgs),
     /// Measure how fast this machine draws, stage by stage
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// List the style presets and what they make of a prompt
     Styles,
     /// Print the completions for a shell
@@ -289,6 +289,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 
+    #[command(flatten)]
+    pub(crate) steering: SteeringArgs,
+
     /// Instead of measuring, call the UNet once on a safetensors file's sample, timestep and context, and write what it
     /// predicts, as out, to another
     #[arg(long, num_args = 2, value_names = ["IN", "OUT"], value_hint = ValueHint::FilePath,
@@ -418,11 +421,14 @@ const MEASURING: &str = "Measuring";
 const BENCH_NOTES: &str =
     "A UNet step is one call for both halves of the guidance. Operations are counted as the textbook needs \
 them (a multiply-add is two), so a layer that saves multiplications can pass the machine's peak, \
-which is measured in the same run. whole is image-to-image: 20 steps, strength 0.6, cfg 7.5.
+which is measured in the same run. whole is image-to-image: 20 steps, strength 0.6, cfg 7.5. With what \
+steers a picture (--lora, --canny, …) steps with it and without it are measured in turns, two a run, on a made-up \
+input, and only the stages that are asked for.
 
 Examples:
   pentimento bench
   pentimento bench --random sd15 --dtype auto --stages unet_step --profile
+  pentimento bench --model ./my-model --lora ./ink.safetensors=0.8
   pentimento bench --model ./my-model --json > figures.json";
 
 const GENERATE_EXAMPLES: &str = "Examples:

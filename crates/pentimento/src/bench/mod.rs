@@ -4,13 +4,15 @@
 //! and compared with the peak that the register tile reaches in the same run.
 
 mod report;
+mod steered;
 mod unet_io;
 
 use crate::{
     catalogue::precision,
     cli::{BenchArgs, BenchStage, Random},
     failure::Failure,
-    generate::use_threads,
+    generate::{self, use_threads},
+    library::Shelves,
     memory, output,
     places::Places,
     source::Source,
@@ -38,11 +40,12 @@ const MOST_PIXELS: u64 = 1 << 24;
 pub(crate) fn run(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     use_threads(args.model.threads)?;
     let precision = args.model.dtype.map_or(Precision::F32, precision);
-    let model = load(args, precision)?;
+    let (conditioning, shelves) = generate::steering(&args.steering, &args.model.data)?;
+    let model = load(args, precision, shelves)?;
     if let [input, goal] = &args.unet_io[..] {
         return Ok(unet_io::run(&model, input, goal)?);
     }
-    let report = measure(args, &model, precision, started)?;
+    let report = measure(args, &model, precision, &conditioning, started)?;
     let text = match args.json {
         true => format!("{:#}\n", report.json()),
         false => report.table(args.profile),
@@ -50,8 +53,9 @@ pub(crate) fn run(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     output::print(text.as_bytes())
 }
 
-fn load(args: &BenchArgs, precision: Precision) -> Result<Model> {
-    let options = |name: String| LoadOptions { precision, ..LoadOptions::new(name, MOST_PIXELS) };
+fn load(args: &BenchArgs, precision: Precision, shelves: Shelves) -> Result<Model> {
+    let library = Arc::new(shelves);
+    let options = |name: String| LoadOptions { precision, library, ..LoadOptions::new(name, MOST_PIXELS) };
     Ok(match (args.random, &args.model.model) {
         (Some(random), _) => {
             let (name, architecture) = match random {
@@ -72,13 +76,23 @@ fn load(args: &BenchArgs, precision: Precision) -> Result<Model> {
     })
 }
 
-fn measure(args: &BenchArgs, model: &Model, precision: Precision, started: Instant) -> Result<Report> {
+fn measure(
+    args: &BenchArgs,
+    model: &Model,
+    precision: Precision,
+    conditioning: &Conditioning,
+    started: Instant,
+) -> Result<Report> {
     let size = args.size.unwrap_or(model.native_size());
     if u64::from(size.width()) * u64::from(size.height()) > MOST_PIXELS {
         return Err(anyhow!("size: {size} has more than {MOST_PIXELS} pixels"));
     }
     let mut probe = Probe::new(model, size)?;
-    let wanted = stages(&args.stages);
+    let is_steered = *conditioning != Conditioning::none();
+    let wanted = match is_steered && args.stages.is_empty() {
+        true => Vec::new(),
+        false => stages(&args.stages),
+    };
     let mut cold_start = None;
     if wanted.contains(&BenchStage::UnetStep) {
         probe.run(ProbeStage::UnetStep)?;
@@ -105,6 +119,7 @@ fn measure(args: &BenchArgs, model: &Model, precision: Precision, started: Insta
         };
         stages.push((report::name(stage), measured));
     }
+    let steered = is_steered.then(|| steered::measure(model, size, conditioning, args.runs)).transpose()?;
     Ok(Report {
         model: model.name().to_owned(),
         size,
@@ -112,6 +127,7 @@ fn measure(args: &BenchArgs, model: &Model, precision: Precision, started: Insta
         threads: rayon::current_num_threads(),
         peak,
         stages,
+        steered,
         cold_start,
         peak_memory: memory::peak(),
     })

@@ -1,5 +1,6 @@
 //! What was measured, as a table and as JSON.
 
+use super::steered::Steered;
 use crate::{cli::BenchStage, models};
 use clap::ValueEnum;
 use pentimento_diffusion::{LayerKind, Precision, Profile};
@@ -17,6 +18,7 @@ pub(super) struct Report {
     /// GFLOP/s that the register tile reaches on all threads.
     pub(super) peak: f64,
     pub(super) stages: Vec<(String, Measured)>,
+    pub(super) steered: Option<Steered>,
     /// From the start of the process to the end of the first UNet step.
     pub(super) cold_start: Option<Duration>,
     /// Bytes.
@@ -101,6 +103,7 @@ impl Report {
             "dtype": dtype(self.precision),
             "peak_gflops": self.peak,
             "stages": stages.collect::<Map<_, _>>(),
+            "steered": self.steered.as_ref().map(Steered::json),
             "cold_start_s": self.cold_start.map(|took| took.as_secs_f64()),
             "peak_rss_bytes": self.peak_memory,
         })
@@ -128,9 +131,14 @@ impl Report {
                 format!("{:.0} %", 100.0 * measured.gflops() / self.peak),
             ]);
         }
-        text.push_str(&models::table(rows));
+        if !self.stages.is_empty() {
+            text.push_str(&models::table(rows));
+        }
         if profile {
             self.stages.iter().for_each(|(name, measured)| text.push_str(&profile_table(name, measured)));
+        }
+        if let Some(steered) = &self.steered {
+            text.push_str(&steered.told());
         }
         text.push('\n');
         if let Some(took) = self.cold_start {
@@ -194,6 +202,7 @@ mod tests {
             threads: 2,
             peak: 200.0,
             stages: vec![("unet_step".to_owned(), measured)],
+            steered: None,
             cold_start: Some(Duration::from_secs(2)),
             peak_memory: Some(1 << 30),
         };

@@ -8,7 +8,7 @@ mod steer;
 
 use crate::{
     catalogue::{Catalogue, Offered, Offers, precision},
-    cli::{GenerateArgs, SteeringArgs},
+    cli::{DataArgs, GenerateArgs, SteeringArgs},
     config::CompanionNames,
     failure::{Failure, in_one_line, say},
     library::Shelves,
@@ -159,6 +159,17 @@ fn draw_on(
     let catalogue = Catalogue::new(offers, None, Arc::new(shelves))?;
     let request = GenerationRequest { conditioning, ..request(plan, model, task) };
     catalogue.generate(&request, screen).map_err(failure)
+}
+
+/// What steers a drawing on an input picture, with the files that it names.
+///
+/// # Errors
+/// When what was typed cannot be, or a picture cannot be read.
+pub(crate) fn steering(args: &SteeringArgs, data: &DataArgs) -> Result<(Conditioning, Shelves), Failure> {
+    let places = Places::typed(data).with_steering(&args.loras_dir, &args.controls_dir);
+    let mut shelves = Shelves::of(&places);
+    let typed = Steering::resolve(args, true).map_err(Failure::Usage)?;
+    Ok((conditioning(&typed, &mut shelves)?, shelves))
 }
 
 /// What steers the picture: names as they are, files under names of their own.

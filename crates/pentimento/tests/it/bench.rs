@@ -34,6 +34,21 @@ fn a_table_shows_where_the_time_goes() {
 }
 
 #[test]
+fn what_steering_costs_is_told_beside_plain_steps() {
+    let words = ["bench", "--runs", "1", "--size", "64x64", "--lora", "plaster=0.8", "--canny", "0.5"];
+    let told = run(&words).ended_well();
+    assert!(told.text().contains("a step: ") && told.text().contains("medians of 2 each"), "{}", told.text());
+    assert!(!told.text().contains("unet_step"), "only what was asked for:\n{}", told.text());
+    let json = run(&[&words[..], &["--json", "--stages", "text"]].concat()).ended_well();
+    let json: Value = serde_json::from_str(json.text()).expect("it is JSON");
+    for figure in ["plain_s", "steered_s", "before_plain_s", "before_steered_s"] {
+        assert!(json["steered"][figure].as_f64().is_some_and(|seconds| seconds > 0.0), "{figure}: {json}");
+    }
+    assert!(json["stages"]["text"].is_object(), "{json}");
+    run(&["bench", "--lora", "nosuch"]).is_an_error(1, &["no lora 'nosuch'", "plaster"]);
+}
+
+#[test]
 fn one_call_of_the_unet_goes_from_file_to_file() {
     let folder = Folder::new();
     let values = |count: usize| -> Vec<u8> {
