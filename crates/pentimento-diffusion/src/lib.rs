@@ -68,7 +68,7 @@ pub use convert::{StoredAs, convert};
 pub use error::{LoadError, LoadErrorKind};
 pub use estimate::PictureMemory;
 pub use files::{Bytes, Embedded, Folder, ModelFiles};
-pub use image_prompt::{FaceReader, ImagePromptFile, Sight};
+pub use image_prompt::{FaceReader, ImagePromptFile, Sight, shows_faces};
 pub use library::{EmptyLibrary, Library};
 pub use lora::{LoraFile, LoraSummary};
 pub use model::{LoadOptions, Model, ModelSummary, Part, Precision, Survey, Verification};

@@ -100,6 +100,8 @@ pub struct ModelProfile {
     pub filter: Option<FilterMode>,
     /// Whether it has a control network for edges.
     pub draws_edges: bool,
+    /// Whether it can be shown a person's face.
+    pub shows_faces: bool,
     /// The names of its own adapters.
     pub loras: Vec<String>,
 }
@@ -107,7 +109,14 @@ pub struct ModelProfile {
 impl ModelProfile {
     /// A model of this name and nothing that it could be steered with, drawn without guidance rescale.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), guidance_rescale: 0.0, filter: None, draws_edges: false, loras: Vec::new() }
+        Self {
+            name: name.into(),
+            guidance_rescale: 0.0,
+            filter: None,
+            draws_edges: false,
+            shows_faces: false,
+            loras: Vec::new(),
+        }
     }
 
     /// The network that is shown a picture's edges where nothing else is configured.

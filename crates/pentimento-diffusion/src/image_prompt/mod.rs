@@ -16,7 +16,7 @@ mod resampler;
 mod steer;
 
 pub(crate) use project::Shown;
-pub use steer::FaceReader;
+pub use steer::{FaceReader, shows_faces};
 pub(crate) use steer::{Looks, looks};
 
 use crate::{

@@ -5,9 +5,11 @@
 use super::{ImagePromptFile, Looked, Shown, Sight};
 use crate::{
     conditioning::{unfit, unknown},
+    config::{UnetConfig, read_json},
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
     generate::internal,
+    library::Library,
     lora::LoraFile,
     model::Model,
     unet::Stream,
@@ -220,6 +222,28 @@ fn seen_faces(
     file.look(&crops.iter().collect::<Vec<_>>()).map_err(unfit)
 }
 
+/// Whether faces can be shown to the model in these files: with the adapter of this name, or any that was made for it. What
+/// is there and cannot be read counts, so that whoever asks is told what is wrong with it.
+pub fn shows_faces(files: &dyn ModelFiles, library: &dyn Library, named: Option<&str>) -> bool {
+    if matches!(library.faces(), Ok(None)) {
+        return false;
+    }
+    if let Some(name) = named {
+        return !matches!(library.image_prompt(name), Ok(None));
+    }
+    let Ok(unet) = read_json::<UnetConfig>(files, "unet/config.json") else { return false };
+    first_for_faces(library, &unet).is_some()
+}
+
+/// The first adapter for faces, by name, that was made for networks of these layers.
+fn first_for_faces(library: &dyn Library, unet: &UnetConfig) -> Option<(String, Arc<ImagePromptFile>)> {
+    library.image_prompt_names().into_iter().find_map(|name| {
+        // What cannot be read is another adapter's misfortune; it is told when it is asked for by name.
+        let file = library.image_prompt(&name).ok().flatten()?;
+        (file.sight() != Sight::Pictures && file.fits(unet)).then_some((name, file))
+    })
+}
+
 /// The adapter of this name, or the first one for faces, by name, that was made for this model.
 fn face_adapter(
     model: &Model,
@@ -236,12 +260,8 @@ fn face_adapter(
         }
         return Ok((name.to_owned(), file));
     }
-    for name in library.image_prompt_names() {
-        // What cannot be read is another adapter's misfortune; it is told when it is asked for by name.
-        let Ok(Some(file)) = library.image_prompt(&name) else { continue };
-        if file.sight() != Sight::Pictures && file.fits(model.unet_config()) {
-            return Ok((name, file));
-        }
+    if let Some(found) = first_for_faces(&**library, model.unet_config()) {
+        return Ok(found);
     }
     let message = format!(
         "identity: there is no FaceID adapter for the model '{}'; its scale has to be 0",

@@ -117,7 +117,7 @@ impl Style {
             prompt: prompt.into(),
             negative_prompt: NEGATIVE.to_owned(),
             control: model.own_control(),
-            shows_faces: false,
+            shows_faces: model.shows_faces,
             loras: Vec::new(),
             unknown_loras: UnknownLoras::LeftOut,
             defaults: Defaults::vendor(),

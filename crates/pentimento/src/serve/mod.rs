@@ -21,7 +21,7 @@ use crate::{
     words::Screened,
 };
 use anyhow::{Context, Result};
-use pentimento_diffusion::Companions;
+use pentimento_diffusion::{Companions, shows_faces};
 use pentimento_imaging::Limits;
 use pentimento_protocols::{
     ModelProfile, Protocol,
@@ -115,6 +115,7 @@ struct Answering {
 /// Every model that can be asked for, and the names that it answers.
 fn offer(settings: &Settings) -> (Offers, Answering) {
     let mut offers = Offers::default();
+    let shelves = Shelves::of(&settings.places);
     let mut profile = |wanted: &ConfiguredModel| {
         let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter, companions } = wanted;
         let offered = Offered {
@@ -130,6 +131,9 @@ fn offer(settings: &Settings) -> (Offers, Answering) {
             guidance_rescale: *guidance_rescale,
             filter: *filter,
             draws_edges: edges || companions.canny.is_some(),
+            shows_faces: source
+                .files()
+                .is_ok_and(|files| shows_faces(&*files, &shelves, companions.face.as_deref())),
             loras,
         }
     };

@@ -128,12 +128,13 @@ fn changed(style: Style, config: &StyleConfig, model: Option<ModelProfile>) -> S
         |(name, weight): (&String, &f32)| Lora { name: name.clone(), weight: *weight, text_weight: None };
     let usual = style.defaults;
     let own = model.as_ref().map_or(style.control, ModelProfile::own_control);
+    let sees_faces = model.as_ref().map_or(style.shows_faces, |model| model.shows_faces);
     Style {
         model: model.unwrap_or(style.model),
         prompt: prompt.clone().unwrap_or(style.prompt),
         negative_prompt: negative_prompt.clone().unwrap_or(style.negative_prompt),
         control: control.as_ref().map(network).or(own),
-        shows_faces: shows_faces.unwrap_or(style.shows_faces),
+        shows_faces: shows_faces.unwrap_or(sees_faces),
         loras: if loras.is_empty() { style.loras } else { loras.iter().map(lora).collect() },
         unknown_loras,
         defaults: Defaults {
@@ -239,6 +240,18 @@ mod tests {
         assert_eq!(control(&profile("default"), "", Some(edges("mine"))), Some(ControlNetwork::Canny));
         let named = Some(ControlNetwork::Named("soft".to_owned()));
         assert_eq!(control(&edges("default"), "control = \"soft\"", None), named);
+    }
+
+    #[test]
+    fn a_style_is_shown_faces_where_its_model_can_see_them() {
+        let faces = |name: &str| ModelProfile { shows_faces: true, ..profile(name) };
+        let shown = |shipped: &ModelProfile, text: &str, model: Option<ModelProfile>| {
+            changed(Style::new(shipped, ""), &toml::from_str(text).expect("right"), model).shows_faces
+        };
+        assert!(shown(&faces("default"), "", None));
+        assert!(!shown(&faces("default"), "", Some(profile("mine"))));
+        assert!(shown(&profile("default"), "", Some(faces("mine"))));
+        assert!(!shown(&faces("default"), "shows_faces = false", None));
     }
 
     #[test]

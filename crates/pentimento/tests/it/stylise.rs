@@ -1,11 +1,11 @@
 //! Volcengine's protocol before the engine: a style with adapters and a control network, on tiny random models.
 
 use crate::{
-    program::{Folder, copy_tree, repository},
+    program::{Folder, copy_tree, picture, repository},
     serve::Server,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use pentimento_imaging::read_receipt;
+use pentimento_imaging::{Format, encode, read_receipt};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -182,6 +182,69 @@ fn a_task_draws_what_the_same_request_draws_at_once() {
     assert_eq!(later.pixels(), at_once.pixels());
     assert_eq!(later.receipt["notes"], at_once.receipt["notes"]);
     assert!(later.file.starts_with(b"\x89PNG"));
+}
+
+/// A photograph as PNG, in base64.
+fn photo(name: &str) -> String {
+    let photo = picture(repository(&format!("reference/goldens/faces/photos/{name}.webp")));
+    STANDARD.encode(encode(&photo, Format::Png, None).expect("a file"))
+}
+
+#[test]
+fn a_face_is_shown_where_adapter_and_embedder_are_there_and_no_face_is_an_error_of_its_own() {
+    let folder = Folder::new();
+    let (model, data) = (folder.path("tiny"), folder.path("data"));
+    copy_tree(&repository("reference/goldens/models/tiny-sd15"), Path::new(&model));
+    let goldens = repository("reference/goldens");
+    for (from, to) in [
+        ("ip_adapter/faceid_512.safetensors", "ip-adapters/faceid_512.safetensors"),
+        ("faces/networks/w600k_tiny.onnx", "faces/w600k_tiny.onnx"),
+    ] {
+        let to = Path::new(&data).join(to);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        fs::copy(goldens.join(from), to).expect("a copy");
+    }
+    let config = folder.write(
+        "pentimento.toml",
+        b"model = \"./tiny\"\n[volcengine]\npicture_format = \"png\"\n\
+          [volcengine.styles.img2img_cartoon_style]\nshows_faces = false\n",
+    );
+    let server = Server::start(&["--no-auth", "--config", &config, "--data-dir", &data], &[]);
+    let (face, nobody) = (photo("face"), photo("nobody"));
+    let plain = draw(&server, &json!({"binary_data_base64": [face], "id_scale": 0}));
+    let known = draw(&server, &json!({"binary_data_base64": [face], "id_scale": 0.5}));
+    assert_ne!(known.pixels(), plain.pixels());
+    let look = &known.receipt["looks"][0];
+    assert_eq!((&look["name"], &look["scale"]), (&json!("faceid_512"), &json!(0.5)), "{}", known.receipt);
+    assert_eq!(look["faces"].as_array().map(Vec::len), Some(1), "{look}");
+    assert!(known.notes.is_null(), "{}", known.notes);
+    let weaker = draw(&server, &json!({"binary_data_base64": [face], "id_weight": 0.2}));
+    assert!(weaker.pixels() != known.pixels() && weaker.pixels() != plain.pixels());
+
+    let wrong = body(&json!({"binary_data_base64": [nobody], "id_scale": 0.5}));
+    let (status, answer) = ask(&server, "CVProcess", &wrong);
+    assert_eq!((status, &answer["code"]), (400, &json!(60102)), "{answer}");
+    draw(&server, &json!({"binary_data_base64": [nobody], "id_scale": 0}));
+    // A style that is told not to look for faces says that it did not.
+    let left_out =
+        json!({"binary_data_base64": [nobody], "id_scale": 0.5, "req_key": "img2img_cartoon_style"});
+    let told = draw(&server, &left_out).notes;
+    assert!(told[0].as_str().is_some_and(|note| note.starts_with("id_scale")), "{told}");
+
+    // A task ends with the same error.
+    let (status, answer) = ask(&server, "CVSync2AsyncSubmitTask", &wrong);
+    assert_eq!(status, 200, "{answer}");
+    let question = json!({"req_key": STYLE, "task_id": answer["data"]["task_id"]}).to_string();
+    let begun = Instant::now();
+    loop {
+        let (_, answer) = ask(&server, "CVSync2AsyncGetResult", &question);
+        if answer["code"] == 60102 {
+            break;
+        }
+        assert!(answer["code"] == 10000 && answer["data"]["status"] != "done", "{answer}");
+        assert!(begun.elapsed() < PATIENCE, "{answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[cfg(unix)]
