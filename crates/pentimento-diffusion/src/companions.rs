@@ -94,6 +94,11 @@ impl OpenCompanions {
     }
 }
 
+/// The folders of a model's own control networks for edges and for texture.
+pub(crate) fn own_controls(files: &dyn ModelFiles) -> Result<[Option<String>; 2], LoadError> {
+    Ok([first(files, &CANNY_FOLDERS)?, first(files, &TILE_FOLDERS)?])
+}
+
 /// The first of the folders that has anything in it.
 fn first(files: &dyn ModelFiles, folders: &[&str]) -> Result<Option<String>, LoadError> {
     for folder in folders {

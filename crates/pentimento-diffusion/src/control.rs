@@ -83,6 +83,11 @@ impl ControlFile {
         &self.hash
     }
 
+    /// Number of parameters.
+    pub(crate) fn parameters(&self) -> u64 {
+        self.weights.summary().0
+    }
+
     /// Binds the weights to control a network of this configuration.
     pub(crate) fn bind(&self, model: &UnetConfig, precision: Precision) -> Result<ControlNet, LoadError> {
         let scope = Scope::root(&self.weights, precision);
@@ -194,7 +199,7 @@ fn hint_widths(weights: &Weights) -> Vec<usize> {
 }
 
 /// The engine's name of a tensor in the naming of the original checkpoints.
-fn from_original(stored: &str, layers: usize) -> Option<String> {
+pub(crate) fn from_original(stored: &str, layers: usize) -> Option<String> {
     let name = stored.strip_prefix("control_model.").unwrap_or(stored);
     let (layer, kind) = name.rsplit_once('.')?;
     let engine = match layer.split_once('.')? {

@@ -8,6 +8,7 @@
 //! planes of the autoencoder's finest level at the full size (`vae/planes`).
 
 use crate::{
+    brought::{Brought, Steered},
     canvas::{Frame, Limits},
     config::{UnetConfig, VaeConfig},
 };
@@ -39,10 +40,12 @@ pub struct PictureMemory {
     step: u64,
     /// What of `step` is kept for the way up, and by each control network again.
     kept: u64,
+    /// Of the networks that requests bring.
+    steered: Steered,
 }
 
 impl PictureMemory {
-    pub(crate) fn new(native: Size, unet: &UnetConfig, vae: &VaeConfig) -> Self {
+    pub(crate) fn new(native: Size, unet: &UnetConfig, vae: &VaeConfig, steered: Steered) -> Self {
         let finest = |channels: &[usize]| channels.first().copied().unwrap_or(1) as u64;
         let planes = match vae.class_name.as_str() {
             "AutoencoderTiny" => {
@@ -57,10 +60,16 @@ impl PictureMemory {
             coding: PLANES * planes * BYTES,
             step: kept + MAPS * finest(&unet.block_out_channels) * BYTES,
             kept,
+            steered,
         }
     }
 
-    /// Bytes that drawing this takes at most.
+    /// Bytes that the networks take at most that this request brings.
+    pub fn brought(&self, request: &GenerationRequest, shelf: Brought) -> u64 {
+        self.steered.bytes(request, shelf)
+    }
+
+    /// Bytes that drawing this takes at most, beside the model and what the request brings.
     ///
     /// # Errors
     /// Where the model cannot work at the request's size.
@@ -126,7 +135,7 @@ mod tests {
         of_unet.block_out_channels = unet.to_vec();
         of_unet.layers_per_block = crate::config::PerLevel::One(layers);
         of_vae.block_out_channels = vae.to_vec();
-        let memory = PictureMemory::new(square(512), &of_unet, &of_vae);
+        let memory = PictureMemory::new(square(512), &of_unet, &of_vae, Steered::default());
         memory.of(&request(side), u64::MAX).expect("possible") >> 20
     }
 
@@ -147,7 +156,7 @@ mod tests {
     fn larger_pictures_and_second_passes_take_more() {
         let mut vae = VaeConfig::default();
         vae.block_out_channels = vec![128, 256, 512, 512];
-        let memory = PictureMemory::new(square(512), &UnetConfig::default(), &vae);
+        let memory = PictureMemory::new(square(512), &UnetConfig::default(), &vae, Steered::default());
         let of = |request: &GenerationRequest| memory.of(request, u64::MAX).expect("possible");
         let plain = request(512);
         let hires = pentimento_request::Hires {

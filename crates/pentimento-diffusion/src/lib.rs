@@ -10,6 +10,7 @@
 //! `prompt`, `placing`, `generate` turn a request into a run of them. `probe`, `profile` and `random` are for measuring.
 
 mod blob;
+mod brought;
 mod canvas;
 mod clip;
 mod clip_guidance;
@@ -62,6 +63,7 @@ mod weights;
 mod goldens;
 
 pub use blob::Blob;
+pub use brought::Brought;
 pub use companions::Companions;
 pub use control::ControlFile;
 pub use convert::{StoredAs, convert};

@@ -10,6 +10,7 @@ pub use survey::Survey;
 pub use verify::Verification;
 
 use crate::{
+    brought::Steered,
     canvas,
     clip_guidance::{self, ClipFiles},
     companions::OpenCompanions,
@@ -388,14 +389,19 @@ impl Model {
         if let Some(filter) = ContentFilter::find(files)? {
             parts.push(Part::of(CHECKER, "StableDiffusionSafetyChecker", filter.weights()));
         }
+        let clip = ClipFiles::find(files, &weights.texts[0])?;
+        let is_xl = configs.class == PipelineClass::Xl;
+        let vae_parameters = weights.vae.summary().0;
+        let clip_memory = clip.as_ref().filter(|_| !is_xl);
+        let clip_memory = clip_memory.map_or(0, |clip| clip.memory(&configs.vae, vae_parameters));
+        let steered = Steered::of(files, weights.unet.summary().0, clip_memory)?;
         Ok(ModelSummary {
             family: configs.family(),
-            picture_memory: PictureMemory::new(configs.native_size()?, &configs.unet, &configs.vae),
+            picture_memory: PictureMemory::new(configs.native_size()?, &configs.unet, &configs.vae, steered),
             native_size: configs.native_size()?,
             prediction: schedule.prediction.name().to_owned(),
             scheduler: schedule.described(&configs.scheduler.class_name),
-            takes_clip_guidance: configs.class == PipelineClass::Xl
-                || ClipFiles::find(files, &weights.texts[0])?.is_some(),
+            takes_clip_guidance: is_xl || clip.is_some(),
             parts,
         })
     }

@@ -9,7 +9,7 @@ use crate::{
     source::{Source, Stamp},
 };
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Library, LoadOptions, Model, ModelSummary, PictureMemory, Precision};
+use pentimento_diffusion::{Brought, Library, LoadOptions, Model, ModelSummary, PictureMemory, Precision};
 use pentimento_kernels::fastest_precision;
 use pentimento_request::{
     Cancel, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
@@ -398,10 +398,20 @@ impl Generator for Catalogue {
     }
 
     fn admit(&self, request: &GenerationRequest) -> Result<(), GenerateError> {
-        let shelf = self.lock();
-        let Some(place) = shelf.places.get(&request.model) else { return Err(shelf.unknown(&request.model)) };
-        let picture = place.pictures.of(request, place.offered.pixel_cap)?;
-        shelf.room.check(place.memory, picture)
+        let (pictures, offered, memory, room) = {
+            let shelf = self.lock();
+            let Some(place) = shelf.places.get(&request.model) else {
+                return Err(shelf.unknown(&request.model));
+            };
+            (place.pictures.clone(), place.offered.clone(), place.memory, shelf.room)
+        };
+        // Files may be opened for the first time here, so the lock is let go.
+        let Offered { source: _, precision, pixel_cap, companions } = offered;
+        let CompanionNames { canny, tile, face } = &companions;
+        let library = &*self.library;
+        let (canny, tile, face) = (canny.as_deref(), tile.as_deref(), face.as_deref());
+        let brought = pictures.brought(request, Brought { library, canny, tile, face, precision });
+        room.check(memory, pictures.of(request, pixel_cap)?.saturating_add(brought))
     }
 }
 

@@ -12,6 +12,7 @@
 mod sight;
 
 use crate::{
+    brought::of_clip,
     config::{TextConfig, VaeConfig, read_json},
     emphasis::{self, Piece},
     error::{LoadError, Result},
@@ -126,6 +127,13 @@ impl ClipFiles {
             }));
         }
         Ok(None)
+    }
+}
+
+impl ClipFiles {
+    /// Bytes that guidance takes with an autoencoder of so many parameters.
+    pub(crate) fn memory(&self, vae: &VaeConfig, vae_parameters: u64) -> u64 {
+        of_clip([vae_parameters, self.weights.summary().0], vae, &self.config)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Control networks: what they add to the UNet, and whole pictures, against diffusers.
 
-use super::{Golden, against, assert_close, files, pipelines::compare, reference};
+use super::{Golden, against, assert_close, files, manifest::Manifest, pipelines::compare, reference};
 use crate::{
     ControlFile, Folder, Library, LoadError, LoadOptions, LoraFile, Model, Precision,
     config::{UnetConfig, read_json},
@@ -51,6 +51,27 @@ fn networks_add_what_they_add_in_diffusers() {
         let hint = network.embed_hint(&golden.tensor("hint")).expect("a hint");
         let got = network.forward(&golden.tensor("x"), 500.0, &context, None, &hint, weight);
         assert_residuals(&golden, name, &got.expect("residuals"));
+    }
+}
+
+/// What of the original checkpoints a control network copies.
+const COPIED: [&str; 4] = ["input_blocks.", "middle_block.", "time_embed.", "label_emb."];
+
+#[test]
+fn every_name_of_a_single_file_is_understood_at_the_true_sizes() {
+    for (family, least) in [("true_sd1", 250), ("true_sd2", 250), ("true_sdxl", 700)] {
+        let mut known = 0;
+        for (stored, part, names, ..) in Manifest::open(family).tensors {
+            let Some(rest) = stored.strip_prefix("model.diffusion_model.") else { continue };
+            if part == "unet" && COPIED.iter().any(|place| rest.starts_with(place)) {
+                for stored in [format!("control_model.{rest}"), rest.to_owned()] {
+                    let got = crate::control::from_original(&stored, 2);
+                    assert_eq!(got.as_deref(), names.first().map(String::as_str), "{family}: {stored}");
+                }
+                known += 1;
+            }
+        }
+        assert!(known > least, "{family}: {known}");
     }
 }
 

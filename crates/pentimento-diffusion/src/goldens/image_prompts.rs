@@ -128,6 +128,7 @@ fn adapters_steer_as_in_diffusers() {
 
 #[test]
 fn several_adapters_add_up() {
+    against("diffusers load_ip_adapter", "several picture adapters at once");
     let golden = Golden::open("ip_adapter/cases");
     let (config, weights) = part::<UnetConfig>("tiny-sd15", "unet", "diffusion_pytorch_model");
     let unet = Unet::load(&f32_root(&weights), &config, "tiny-sd15").expect("a UNet");

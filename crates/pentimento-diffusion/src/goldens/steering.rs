@@ -4,10 +4,12 @@ use super::{
     files,
     image_prompts::{Shelf, draw, model, photo, with_face, with_pictures},
 };
-use crate::{LoadOptions, LoraFile, Model, Precision, files::Folder, library::Library, lora::WantedLora};
+use crate::{
+    Brought, LoadOptions, LoraFile, Model, Precision, files::Folder, library::Library, lora::WantedLora,
+};
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    CannyThresholds, Canvas, Conditioning, Control, ControlNetwork, ErrorKind, GeneratedImage,
+    CannyThresholds, Canvas, ClipGuidance, Conditioning, Control, ControlNetwork, ErrorKind, GeneratedImage,
     GenerationRequest, Generator, Hint, Lora, Picture, Quiet, Span, Strength, Task, Texture,
 };
 use safetensors::{Dtype, tensor::TensorView};
@@ -225,4 +227,42 @@ fn the_changes_of_many_sets_are_not_all_kept() {
         model.bound(&[WantedLora { lora: &lora, file: file.clone() }]).expect("it fits");
     }
     assert!(model.kept_adapters() <= 8, "{}", model.kept_adapters());
+}
+
+#[test]
+fn what_a_request_brings_counts_with_the_parameters_of_its_files() {
+    let summary = Model::inspect(&files("tiny-clip")).expect("a summary");
+    let parameters = |of: Option<u64>| of.expect("it is there");
+    let mut cases = super::pipelines::cases("pipelines").into_iter();
+    let base = cases.find(|case| case.name == "text_euler_4").expect("the case").request();
+    let bytes = |conditioning, precision| {
+        let request = GenerationRequest { conditioning, ..base.clone() };
+        let shelf =
+            Brought { library: &Shelf, canny: Some("canny"), tile: None, face: Some("face"), precision };
+        summary.picture_memory.brought(&request, shelf)
+    };
+    let brought = |conditioning| bytes(conditioning, Precision::F32);
+    assert_eq!(brought(Conditioning::none()), 0);
+    let nothing = [
+        with_loras(vec![lora("kohya", 0.0), lora("nosuch", 1.0)]),
+        with_pictures(0.0),
+        with_face("face", 0.0),
+    ];
+    assert!(nothing.into_iter().all(|conditioning| brought(conditioning) == 0));
+    let kohya = Shelf.lora("kohya").expect("it can be read").expect("it is there");
+    assert!(!kohya.merges() && kohya.parameters() > 0);
+    assert_eq!(brought(with_loras(vec![lora("kohya", 0.5)])), kohya.length() + 4 * kohya.parameters());
+    // Merged flavours make copies of what they change.
+    let unet = parameters(summary.parts.iter().find(|part| part.name == "unet").map(|part| part.parameters));
+    assert!(brought(with_loras(vec![lora("loha", 0.5)])) > 4 * unet);
+    let canny = Shelf.control("canny").expect("it can be read").expect("it is there").parameters();
+    assert_eq!(brought(with_control(named("canny", 0.5))), 4 * canny);
+    assert_eq!(bytes(with_control(named("canny", 0.5)), Precision::Bf16), 2 * canny);
+    let own = control(ControlNetwork::Canny, Hint::Edges(CannyThresholds::USUAL), 0.5);
+    assert_eq!(brought(with_control(own)), 4 * canny);
+    let plain = Shelf.image_prompt("plain").expect("it can be read").expect("it is there");
+    assert_eq!(brought(with_pictures(0.5)), 4 * plain.parameters());
+    assert!(brought(with_face("face", 0.5)) > 0);
+    let guided = Conditioning { clip_guidance: Some(ClipGuidance::Slow), ..Conditioning::none() };
+    assert!(brought(guided) > 1 << 20);
 }

@@ -96,6 +96,12 @@ impl ImagePromptFile {
         &self.hash
     }
 
+    /// Number of parameters, with those of its picture encoder.
+    pub(crate) fn parameters(&self) -> u64 {
+        let encoder = self.encoder.as_ref().map_or(0, |encoder| encoder.weights.summary().0);
+        self.weights.summary().0 + encoder
+    }
+
     /// Whether the adapter was made for networks of these layers.
     pub(crate) fn fits(&self, unet: &UnetConfig) -> bool {
         self.layers(unet).is_ok()

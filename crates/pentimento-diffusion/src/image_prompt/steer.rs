@@ -25,12 +25,19 @@ use std::{fmt, sync::Arc};
 pub struct FaceReader {
     detector: Detector,
     embedder: Embedder,
+    /// Of the files that it was read from.
+    length: u64,
 }
 
 impl FaceReader {
     /// A reader of these two networks.
     pub fn new(detector: Detector, embedder: Embedder) -> Self {
-        Self { detector, embedder }
+        Self { detector, embedder, length: 0 }
+    }
+
+    /// Bytes of the files that it was read from.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
     }
 
     /// The networks among the `.onnx` files of a folder: the first detector by name, else the built-in one, and the first
@@ -39,10 +46,11 @@ impl FaceReader {
     /// # Errors
     /// When a file is neither.
     pub fn open(files: &dyn ModelFiles) -> Result<Option<Self>, LoadError> {
-        let (mut detector, mut embedder) = (None, None);
+        let (mut detector, mut embedder, mut length) = (None, None, 0);
         for name in files.list("")?.into_iter().filter(|name| name.ends_with(".onnx")) {
             let Some(bytes) = files.read(&name)? else { continue };
             let label = files.describe(&name);
+            length += bytes.len() as u64;
             if let Ok(found) = Detector::load(&bytes, &label) {
                 detector = detector.or(Some(found));
                 continue;
@@ -52,7 +60,7 @@ impl FaceReader {
         }
         let Some(embedder) = embedder else { return Ok(None) };
         let detector = detector.map_or_else(|| Detector::built_in().map_err(unusable), Ok)?;
-        Ok(Some(Self { detector, embedder }))
+        Ok(Some(Self { detector, embedder, length }))
     }
 
     /// The largest face with its embedding, of length 1.

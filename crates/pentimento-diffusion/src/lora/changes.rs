@@ -70,6 +70,14 @@ impl Changes {
         self.layers.get(place)?.side.as_ref()
     }
 
+    /// One merged layer of as many inputs as outputs.
+    #[cfg(test)]
+    pub(super) fn of_a_square(side: usize) -> Self {
+        let weights = PackedWeights::pack(vec![1.0; side * side].as_slice(), side, side, Precision::F32);
+        let merged = Some(LayerKind::Linear(Arc::new(weights)));
+        Self { layers: BTreeMap::from([("layer".to_owned(), Changed { merged, side: None })]) }
+    }
+
     /// Bytes of memory held.
     pub(super) fn bytes(&self) -> usize {
         self.layers.values().map(Changed::bytes).sum()

@@ -63,6 +63,22 @@ impl LoraFile {
         self.hash.get_or_init(|| crate::generate::hex(&Sha256::digest(&*self.bytes)))
     }
 
+    /// Its length in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Number of parameters.
+    pub(crate) fn parameters(&self) -> u64 {
+        self.header.tensors().values().map(|info| info.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Whether a layer of it cannot run beside the model's.
+    pub(crate) fn merges(&self) -> bool {
+        let is_beside = |role: &Role| matches!(role, Role::Down | Role::Up | Role::Mid | Role::Alpha);
+        !self.layers.values().all(|roles| roles.keys().all(is_beside))
+    }
+
     /// Number of tensors.
     pub(super) fn tensor_count(&self) -> usize {
         self.header.tensors().len()

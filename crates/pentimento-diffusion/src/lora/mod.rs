@@ -111,10 +111,24 @@ const KEPT_BYTES: usize = 1 << 30;
 const KEPT_SETS: usize = 8;
 
 /// Packed changes of the sets of adapters that were asked for last. What does not fit lives as long as its request.
-#[derive(Default)]
-pub(crate) struct AdapterCache(Mutex<Vec<(String, Arc<Adapters>)>>);
+pub(crate) struct AdapterCache {
+    kept: Mutex<Vec<(String, Arc<Adapters>)>>,
+    /// What all sets together may take.
+    bytes: usize,
+}
+
+impl Default for AdapterCache {
+    fn default() -> Self {
+        Self::of(KEPT_BYTES)
+    }
+}
 
 impl AdapterCache {
+    /// An empty one for so many bytes.
+    fn of(bytes: usize) -> Self {
+        Self { kept: Mutex::default(), bytes }
+    }
+
     /// The set of this key, bound now if it is not there.
     pub(crate) fn get_or_bind(
         &self,
@@ -133,23 +147,23 @@ impl AdapterCache {
     /// How many sets are kept.
     #[cfg(test)]
     pub(crate) fn kept(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn take(&self, key: &str) -> Option<Arc<Adapters>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.iter().position(|(known, _)| known == key)?;
         Some(kept.remove(at).1)
     }
 
     /// Keeps a set as the newest, and lets go of the oldest that no longer fit.
     fn keep(&self, key: String, adapters: Arc<Adapters>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _)| *known != key);
         kept.push((key, adapters));
         let bytes =
             |kept: &[(String, Arc<Adapters>)]| -> usize { kept.iter().map(|(_, set)| set.bytes()).sum() };
-        while !kept.is_empty() && (kept.len() > KEPT_SETS || bytes(&kept) > KEPT_BYTES) {
+        while !kept.is_empty() && (kept.len() > KEPT_SETS || bytes(&kept) > self.bytes) {
             kept.remove(0);
         }
     }
@@ -165,4 +179,43 @@ pub(crate) fn key(wanted: &[WantedLora], precision: Precision) -> String {
         write!(key, " {name}={}:{weight:x}:{text_weight:x}", file.hash()).expect("a string takes everything");
     }
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A set whose changes take this much.
+    fn set(side: usize) -> Adapters {
+        let changes = BTreeMap::from([(Part::Unet, Changes::of_a_square(side))]);
+        Adapters { changes, reports: Vec::new() }
+    }
+
+    fn keys(cache: &AdapterCache) -> Vec<String> {
+        let kept = cache.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    #[test]
+    fn what_is_kept_has_a_bound_in_bytes_and_the_longest_unused_leaves() {
+        let one = set(64).bytes();
+        assert!(one >= 64 * 64 * 4, "{one}");
+        let cache = AdapterCache::of(3 * one);
+        let ask =
+            |key: &str, side: usize| cache.get_or_bind(key.to_owned(), || Ok(set(side))).expect("a set");
+        for key in ["a", "b", "c"] {
+            ask(key, 64);
+        }
+        assert_eq!(keys(&cache), ["a", "b", "c"]);
+        let again = cache.get_or_bind("a".to_owned(), || panic!("it is there")).expect("a set");
+        assert_eq!(again.bytes(), one);
+        ask("d", 64);
+        assert_eq!(keys(&cache), ["c", "a", "d"], "b was unused the longest");
+        // What is larger than all room lives with its request, and nothing else is kept for it.
+        let large = ask("large", 256);
+        assert!(large.bytes() > 3 * one);
+        assert_eq!(keys(&cache), [""; 0]);
+        assert_eq!(Arc::strong_count(&large), 1);
+        assert_eq!(AdapterCache::default().bytes, 1 << 30);
+    }
 }
