@@ -121,7 +121,9 @@ fn no_index(files: &dyn ModelFiles, label: &str) -> LoadError {
     let checkpoint = names.iter().find(|name| name.ends_with(".safetensors") || name.ends_with(".gguf"));
     let hint = match checkpoint {
         Some(_) if names.iter().any(|name| name == "config.json") => {
-            "; this is the folder of one part, not of a whole model".to_owned()
+            "; this is the folder of one part, not of a whole model, which has unet, vae, text_encoder, tokenizer and \
+             scheduler beside one another"
+                .to_owned()
         }
         Some(name) => format!("; to use one file as the model name it: {}", files.describe(name)),
         None => String::new(),

@@ -34,10 +34,11 @@ pub(super) struct StoredText {
 }
 
 /// What other files have that are no models: a name that tells, and what the file is.
-const KNOWN_STRANGERS: [(&str, &str); 10] = [
+const KNOWN_STRANGERS: [(&str, &str); 11] = [
     (names::REFINER_CLIP, "is the refiner of Stable Diffusion XL, which is not run"),
     ("control_model.", "is a ControlNet, not a model: use it with --control"),
     ("controlnet_cond_embedding.", "is a ControlNet, not a model: use it with --control"),
+    ("image_proj.", "is an IP-Adapter, not a model: use it with --ip-adapter or --face-adapter"),
     ("lora_unet_", "is a LoRA, not a model: use it with --lora"),
     ("lora_te", "is a LoRA, not a model: use it with --lora"),
     ("model.diffusion_model.joint_blocks.", "is Stable Diffusion 3, which is not run"),
@@ -221,7 +222,8 @@ fn without_unet(stored: &Stored) -> String {
         return "is a LoRA, not a model: use it with --lora".to_owned();
     }
     if any_below(stored, "down_blocks.") {
-        return "is a UNet alone; put it into a folder as unet/diffusion_pytorch_model.safetensors"
+        return "is a UNet alone: text encoder, tokenizer, VAE and scheduler are missing; put it into a model's folder as \
+                unet/diffusion_pytorch_model.safetensors"
             .to_owned();
     }
     if any_below(stored, "encoder.") && any_below(stored, "decoder.") {
