@@ -19,7 +19,7 @@ use crate::{
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use pentimento_kernels as kernels;
-use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, Mask, NormActivation, Upsample};
+use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Upsample};
 pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision};
 use std::sync::Arc;
 
@@ -84,12 +84,13 @@ impl Linear {
         }
         let mut y = vec![0f32; dims.iter().product()];
         // The fused kernel takes whole groups of 16 columns.
-        if inner.is_multiple_of(16) && self.side.is_none() {
+        if inner.is_multiple_of(16) {
             interruption::check()?;
-            let bias = self.bias.as_deref();
-            profile::layer(LayerKind::Linear, self.flops(2 * y.len()), || {
-                with_values(x, |x| kernels::linear_geglu(x, &self.weight, bias, &mut y))
-            })?;
+            let (flops, bias) = (self.flops(2 * y.len()), self.bias.as_deref());
+            let geglu = |x: &[f32], side: Option<LowRank>| {
+                kernels::linear_geglu(x, &self.weight, side, bias, &mut y);
+            };
+            profile::layer(LayerKind::Linear, flops, || with_values(x, |x| self.beside(x, geglu)))?;
         } else {
             with_values(&self.forward(x)?, |both| kernels::geglu(both, inner, &mut y))?;
         }
@@ -104,12 +105,11 @@ impl Linear {
         }
         let mut y = vec![0f32; dims.iter().product()];
         let bias = self.bias.as_deref();
-        profile::layer(LayerKind::Linear, self.flops(y.len()), || {
-            with_values(x, |x| match &self.side {
-                None => kernels::linear(x, &self.weight, bias, &mut y, epilogue),
-                Some(side) => self.apply_with(side, x, &mut y, epilogue),
-            })
-        })?;
+        let flops = self.flops(y.len());
+        let apply = |x: &[f32], side: Option<LowRank>| {
+            kernels::linear_beside(x, &self.weight, side, bias, &mut y, epilogue);
+        };
+        profile::layer(LayerKind::Linear, flops, || with_values(x, |x| self.beside(x, apply)))?;
         Tensor::from_vec(y, dims, &Device::Cpu)
     }
 
@@ -118,24 +118,12 @@ impl Linear {
         2 * results as u64 * self.weight.k() as u64
     }
 
-    /// The layer with its low rank: what that gives is added where the layer's result is stored.
-    fn apply_with(&self, [down, up]: &[PackedWeights; 2], x: &[f32], y: &mut [f32], epilogue: Epilogue) {
-        let rows = y.len() / self.weight.n().max(1);
-        let mut low = vec![0f32; rows * down.n()];
+    /// Calls `apply` with the input and what its low rank's way down makes of it, if there is one.
+    fn beside(&self, x: &[f32], apply: impl FnOnce(&[f32], Option<LowRank>)) {
+        let Some([down, up]) = self.side.as_deref() else { return apply(x, None) };
+        let mut low = vec![0f32; x.len() / down.k().max(1) * down.n()];
         kernels::linear(x, down, None, &mut low, Epilogue::None);
-        let mut added = vec![0f32; y.len()];
-        let onto = match epilogue {
-            Epilogue::Add(_) => epilogue,
-            _ => Epilogue::None,
-        };
-        kernels::linear(&low, up, None, &mut added, onto);
-        kernels::linear(x, &self.weight, self.bias.as_deref(), y, Epilogue::Add(&added));
-        match epilogue {
-            Epilogue::None | Epilogue::Add(_) => {}
-            Epilogue::Silu => kernels::silu(y),
-            Epilogue::Gelu => kernels::gelu(y),
-            Epilogue::QuickGelu => kernels::quick_gelu(y),
-        }
+        apply(x, Some(LowRank { low: &low, up }));
     }
 }
 

@@ -111,7 +111,7 @@ impl Bench {
         let packed = PackedWeights::pack(&w[..], 2 * n, k, precision);
         let mut out = vec![0.0; rows * n];
         self.run(&format!("linear + GEGLU {precision:?} {rows}x{k}x2x{n}"), 4 * rows * k * n, || {
-            linear_geglu(black_box(&x), &packed, None, &mut out);
+            linear_geglu(black_box(&x), &packed, None, None, &mut out);
         });
     }
 

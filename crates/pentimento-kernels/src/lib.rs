@@ -42,7 +42,7 @@ pub use activation::{add, geglu, gelu, quick_gelu, silu, softmax};
 pub use attention::{AttentionShape, Mask, attention, attention_in};
 pub use conv::{ConvOptions, PackedConv, Padding, Upsample, conv2d, conv2d_output_size};
 pub use isa::Isa;
-pub use linear::{Epilogue, linear};
+pub use linear::{Epilogue, LowRank, linear, linear_beside};
 pub use linear_geglu::linear_geglu;
 pub use matmul::{Layout, matmul};
 pub use norm::{ChannelNorm, NormActivation, add_channel_sums, group_norm, layer_norm};

@@ -29,6 +29,15 @@ pub enum Epilogue<'a> {
     Add(&'a [f32]),
 }
 
+/// A low rank beside a layer's weights, whose product is added to the layer's before the bias.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
+    /// What the way down made of the input, `[rows, rank]`.
+    pub low: &'a [f32],
+    /// The way up, `[n, rank]`.
+    pub up: &'a PackedWeights,
+}
+
 /// Rows in a task: 16 register tiles; 96 rows of 256 steps are 96 KiB, which stay in the second-level cache beside
 /// the weights.
 const TASK_ROWS: usize = 16 * ROWS;
@@ -42,6 +51,22 @@ pub(crate) const TILE_COLUMNS: usize = GROUPS * LANES;
 /// # Panics
 /// If `x`, `bias`, `out` or the added tensor do not fit `w`'s shape.
 pub fn linear(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32], epilogue: Epilogue) {
+    linear_beside(x, w, None, bias, out, epilogue);
+}
+
+/// The same with a low rank beside the weights: `epilogue(x · wᵀ + low · upᵀ + bias)`. Nothing of the output's size is
+/// stored in between.
+///
+/// # Panics
+/// As [`linear`], and if the low rank does not fit.
+pub fn linear_beside(
+    x: &[f32],
+    w: &PackedWeights,
+    side: Option<LowRank>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    epilogue: Epilogue,
+) {
     let (n, k) = (w.n(), w.k());
     if n == 0 || out.is_empty() {
         return;
@@ -53,12 +78,14 @@ pub fn linear(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32
     if let Epilogue::Add(added) = epilogue {
         assert_eq!(added.len(), out.len(), "tensor added to a linear layer's output");
     }
+    check_side(side, rows, n);
     let isa = Isa::current();
     let layer = Layer {
         isa,
         kernel: Kernel::new(isa, w.precision()),
         x,
         w,
+        side,
         bias,
         epilogue,
         out: SharedOut::new(out),
@@ -69,6 +96,15 @@ pub fn linear(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32
         let (row, column) = (task / column_tasks * task_rows, task % column_tasks * task_columns);
         layer.block(row..(row + task_rows).min(rows), column..(column + task_columns).min(n));
     });
+}
+
+/// # Panics
+/// If a low rank does not fit a layer of `n` outputs.
+pub(crate) fn check_side(side: Option<LowRank>, rows: usize, n: usize) {
+    if let Some(LowRank { low, up }) = side {
+        assert_eq!(up.n(), n, "outputs of a low rank beside a linear layer with {n}");
+        assert_eq!(low.len(), rows * up.k(), "input of a low rank: {rows} rows of {}", up.k());
+    }
 }
 
 /// Rows and columns of a task, so that every thread gets several. Does not influence the results.
@@ -84,6 +120,7 @@ struct Layer<'a> {
     kernel: Kernel,
     x: &'a [f32],
     w: &'a PackedWeights,
+    side: Option<LowRank<'a>>,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue<'a>,
     out: SharedOut,
@@ -94,13 +131,21 @@ impl Layer<'_> {
     fn block(&self, rows: Range, columns: Range) {
         let n = self.w.n();
         with_words(self.isa, self.x, self.w, &rows, |a, a_stride| {
-            let c = self.out.at(rows.start * n + columns.start);
-            let product = Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: n };
-            let finish = |block: Range, column, width| {
-                self.finish(rows.start + block.start..rows.start + block.end, column, width);
-            };
-            // SAFETY: rows and columns lie inside the tensors, and this task alone writes this block of the output.
-            unsafe { product.sum(rows.len(), columns, finish) };
+            with_beside(self.isa, self.side, &rows, |beside| {
+                let c = self.out.at(rows.start * n + columns.start);
+                let product = Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: n };
+                let finish = |block: Range, column, width| {
+                    let of_output = rows.start + block.start..rows.start + block.end;
+                    if let Some(beside) = beside {
+                        let c = self.out.at(of_output.start * n + column);
+                        // SAFETY: as below; the tile is the one that was just written.
+                        unsafe { beside.add(block, column, width, c, n) };
+                    }
+                    self.finish(of_output, column, width);
+                };
+                // SAFETY: rows and columns lie inside the tensors, and this task alone writes this block of the output.
+                unsafe { product.sum(rows.len(), columns, finish) };
+            });
         });
     }
 
@@ -141,6 +186,49 @@ pub(crate) fn with_words(
             }
             body(words.as_ptr(), steps);
         }),
+    }
+}
+
+/// Calls `body` with a low rank's words for some rows, if there is one.
+pub(crate) fn with_beside(isa: Isa, side: Option<LowRank>, rows: &Range, body: impl FnOnce(Option<&Beside>)) {
+    match side {
+        None => body(None),
+        Some(LowRank { low, up }) => with_words(isa, low, up, rows, |a, a_stride| {
+            body(Some(&Beside { kernel: Kernel::new(isa, up.precision()), up, a, a_stride }));
+        }),
+    }
+}
+
+/// A low rank's words for the rows of a task, and its way up.
+pub(crate) struct Beside<'a> {
+    kernel: Kernel,
+    up: &'a PackedWeights,
+    a: *const u32,
+    a_stride: usize,
+}
+
+impl Beside<'_> {
+    /// Adds the products of these rows of the task to a complete register tile at `c`.
+    ///
+    /// # Safety
+    /// The rows must be among the task's, the columns, which start at a multiple of 16, among the outputs, and `c` valid for
+    /// them and not accessed by anyone else meanwhile.
+    pub(crate) unsafe fn add(&self, rows: Range, column: usize, width: usize, c: *mut f32, c_stride: usize) {
+        let steps = self.up.steps();
+        for step in (0..steps).step_by(STEPS) {
+            let tile = Tile {
+                steps: STEPS.min(steps - step),
+                a: self.a.wrapping_add(rows.start * self.a_stride + step),
+                a_stride: self.a_stride,
+                b: self.up.lines().as_ptr().wrapping_add(column / LANES * steps + step),
+                b_stride: steps,
+                c,
+                c_stride,
+                add: true,
+            };
+            // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
+            unsafe { self.kernel.run(rows.len(), width, &tile) };
+        }
     }
 }
 

@@ -5,16 +5,23 @@ use rayon::prelude::*;
 use crate::activation::geglu_row;
 use crate::gemm::Kernel;
 use crate::isa::Isa;
-use crate::linear::{Product, Range, TILE_COLUMNS, task_shape, with_words};
+use crate::linear::{LowRank, Product, Range, TILE_COLUMNS, check_side, task_shape, with_beside, with_words};
 use crate::pack::PackedWeights;
 use crate::scratch::{self, LANES, SharedOut, floats_mut};
 
 /// `out[rows, n] = (x · wᵥᵀ + biasᵥ) · gelu(x · wᵧᵀ + biasᵧ)`, where the weights `[2·n, k]` and the bias hold the
-/// values' half first and then the gates'. The same bytes as [`crate::linear`] followed by [`crate::geglu`].
+/// values' half first and then the gates', with a low rank beside the weights where there is one. The same bytes as
+/// [`crate::linear_beside`] followed by [`crate::geglu`].
 ///
 /// # Panics
-/// If `x`, `bias` or `out` do not fit `w`'s shape, or half of its outputs are not a multiple of 16.
-pub fn linear_geglu(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32]) {
+/// If `x`, `side`, `bias` or `out` do not fit `w`'s shape, or half of its outputs are not a multiple of 16.
+pub fn linear_geglu(
+    x: &[f32],
+    w: &PackedWeights,
+    side: Option<LowRank>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let (n, k) = (w.n() / 2, w.k());
     assert!(
         w.n().is_multiple_of(2 * LANES),
@@ -27,8 +34,10 @@ pub fn linear_geglu(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mu
     assert_eq!(out.len(), rows * n, "output of a GEGLU layer with {n} outputs");
     assert_eq!(x.len(), rows * k, "input of a GEGLU layer: {rows} rows of {k}");
     assert!(bias.is_none_or(|bias| bias.len() == 2 * n), "bias of a GEGLU layer with {n} outputs");
+    check_side(side, rows, 2 * n);
     let isa = Isa::current();
-    let layer = Layer { isa, kernel: Kernel::new(isa, w.precision()), x, w, bias, out: SharedOut::new(out) };
+    let (kernel, out) = (Kernel::new(isa, w.precision()), SharedOut::new(out));
+    let layer = Layer { isa, kernel, x, w, side, bias, out };
     let (task_rows, task_columns) = task_shape(rows, n, rayon::current_num_threads());
     let column_tasks = n.div_ceil(task_columns);
     (0..rows.div_ceil(task_rows) * column_tasks).into_par_iter().with_max_len(1).for_each(|task| {
@@ -42,6 +51,7 @@ struct Layer<'a> {
     kernel: Kernel,
     x: &'a [f32],
     w: &'a PackedWeights,
+    side: Option<LowRank<'a>>,
     bias: Option<&'a [f32]>,
     out: SharedOut,
 }
@@ -53,19 +63,28 @@ impl Layer<'_> {
     /// One task: for each register tile's columns, values and gates of all its rows, then their products.
     fn block(&self, rows: Range, columns: Range) {
         with_words(self.isa, self.x, self.w, &rows, |a, a_stride| {
-            scratch::with(rows.len() * STRIDE, |lines| {
-                let buffer = floats_mut(lines);
-                for column in columns.clone().step_by(TILE_COLUMNS) {
-                    let width = TILE_COLUMNS.min(columns.end - column);
-                    for (half, first) in [column, self.w.n() / 2 + column].into_iter().enumerate() {
-                        let c = buffer[half * width..].as_mut_ptr();
-                        let product =
-                            Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: STRIDE };
-                        // SAFETY: the buffer holds STRIDE columns of these rows, of which this half is written.
-                        unsafe { product.sum(rows.len(), first..first + width, |_, _, _| {}) };
+            with_beside(self.isa, self.side, &rows, |beside| {
+                scratch::with(rows.len() * STRIDE, |lines| {
+                    let buffer = floats_mut(lines);
+                    for column in columns.clone().step_by(TILE_COLUMNS) {
+                        let width = TILE_COLUMNS.min(columns.end - column);
+                        for (half, first) in [column, self.w.n() / 2 + column].into_iter().enumerate() {
+                            let c = buffer[half * width..].as_mut_ptr();
+                            let product =
+                                Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: STRIDE };
+                            let add = |block: Range, column, width| {
+                                if let Some(beside) = beside {
+                                    let c = c.wrapping_add(block.start * STRIDE);
+                                    // SAFETY: as below; the tile is the one that was just written.
+                                    unsafe { beside.add(block, column, width, c, STRIDE) };
+                                }
+                            };
+                            // SAFETY: the buffer holds STRIDE columns of these rows, of which this half is written.
+                            unsafe { product.sum(rows.len(), first..first + width, add) };
+                        }
+                        self.finish(&rows, column, width, buffer);
                     }
-                    self.finish(&rows, column, width, buffer);
-                }
+                });
             });
         });
     }

@@ -1,5 +1,6 @@
 use pentimento_kernels::{
-    Epilogue, Isa, Layout, PackedWeights, Precision, geglu, linear, linear_geglu, matmul,
+    Epilogue, Isa, Layout, LowRank, PackedWeights, Precision, geglu, linear, linear_beside, linear_geglu,
+    matmul,
 };
 
 use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
@@ -135,7 +136,7 @@ fn geglu_in_one_pass_is_the_same_as_in_two() {
                 let packed = PackedWeights::pack(&w[..], 2 * n, k, precision);
                 let run = |bias: Option<&[f32]>| {
                     let mut out = vec![f32::NAN; rows * n];
-                    linear_geglu(&x, &packed, bias, &mut out);
+                    linear_geglu(&x, &packed, None, bias, &mut out);
                     out
                 };
                 for bias in [None, Some(&bias[..])] {
@@ -149,6 +150,56 @@ fn geglu_in_one_pass_is_the_same_as_in_two() {
                     );
                 }
                 same_for_any_threads(|| run(Some(&bias)));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
+    on_each_isa(|isa| {
+        for (rows, n, k, rank) in [(1, 16, 5, 1), (97, 80, 40, 32), (13, 210, 300, 7), (5, 33, 9, 700)] {
+            let mut random = Random((rows + rank) as u64);
+            let (x, w, bias) = (random.values(rows * k), random.values(n * k), random.values(n));
+            let (low, up) = (random.values(rows * rank), random.values(n * rank));
+            for precision in Precision::ALL {
+                let (packed, packed_up) = (
+                    PackedWeights::pack(&w[..], n, k, precision),
+                    PackedWeights::pack(&up[..], n, rank, precision),
+                );
+                let side = LowRank { low: &low, up: &packed_up };
+                let run = |epilogue: Epilogue| {
+                    let mut out = vec![f32::NAN; rows * n];
+                    linear_beside(&x, &packed, Some(side), Some(&bias), &mut out, epilogue);
+                    out
+                };
+                let rounded = |values: &[f32]| match precision {
+                    Precision::F32 => values.to_vec(),
+                    Precision::Bf16 => to_bf16(values),
+                };
+                let base = naive(&rounded(&x), &rounded(&w), Some(&bias), (rows, n, k));
+                let beside = naive(&rounded(&low), &rounded(&up), None, (rows, n, rank));
+                let expected: Vec<f64> =
+                    base.iter().zip(&beside).map(|(base, beside)| base + beside).collect();
+                let what = format!("{isa:?} {precision:?} {rows}x{n}x{k} and {rank}");
+                assert_close(&run(Epilogue::None), &expected, 2e-6, &what);
+                let gated = expected.iter().map(|x| x / (1.0 + (-x).exp())).collect::<Vec<_>>();
+                assert_close(&run(Epilogue::Silu), &gated, 4e-6, &what);
+                same_for_any_threads(|| run(Epilogue::None));
+                // In one pass with GEGLU behind it, the same bytes as in two.
+                if n % 32 == 0 || n == 80 {
+                    let half = n / 2 / 16 * 16;
+                    let (w, up) = (&w[..2 * half * k], &up[..2 * half * rank]);
+                    let packed = PackedWeights::pack(w, 2 * half, k, precision);
+                    let packed_up = PackedWeights::pack(up, 2 * half, rank, precision);
+                    let (side, bias) = (Some(LowRank { low: &low, up: &packed_up }), Some(&bias[..2 * half]));
+                    let (mut wide, mut expected) = (vec![0.0; rows * 2 * half], vec![0.0; rows * half]);
+                    linear_beside(&x, &packed, side, bias, &mut wide, Epilogue::None);
+                    geglu(&wide, half, &mut expected);
+                    let mut out = vec![f32::NAN; rows * half];
+                    linear_geglu(&x, &packed, side, bias, &mut out);
+                    assert_same_bytes(&out, &expected, &what);
+                }
             }
         }
     });
