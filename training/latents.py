@@ -23,7 +23,7 @@ def encoded(pictures, autoencoder, bf16=True):
     """`[N, 128, 128, 3]` bytes to latents `[N, 4, 16, 16]` in f16."""
     out = np.empty((len(pictures), 4, CELLS, CELLS), np.float16)
     for first in range(0, len(pictures), 64):
-        some = pictures_to_tensor(np.array(pictures[first : first + 64]))
+        some = pictures_to_tensor(pictures[first : first + 64])
         with autocast(bf16):
             found = autoencoder.encode(some).latent_dist.mode()
         out[first : first + 64] = found.float() * autoencoder.config.scaling_factor
@@ -50,6 +50,11 @@ def kept(name, compute):
     return np.load(file)
 
 
+# What the last part of the training draws from: scenes of the few things that do not vary, that do, two of these things, and the
+# scenes of all things, so that these are not forgotten.
+MOSTLY_FEW = {"same": 0.62, "varied": 0.18, "two": 0.16, "all": 0.04}
+
+
 class Scenes:
     """Latents and text states of all scenes, and what is known of them."""
 
@@ -66,16 +71,19 @@ class Scenes:
         # A scene of one thing teaches most.
         self.weights = np.array([1.0 if len(about["things"]) == 1 else 0.6 for about in self.known])
         self.weights[self.first_held :] = 0
+        self.partly = torch.tensor([about.get("partly", False) for about in self.known])
 
-    def only_few(self):
-        """Leaves only scenes of the few things, drawn as 3d models."""
-        from words import FEW
+    def mostly_few(self, shares=MOSTLY_FEW):
+        """Draws these shares from the kinds of scenes."""
+        kinds = np.array([self._kind(about) for about in self.known])
+        for kind, share in shares.items():
+            chosen = kinds == kind
+            if self.weights[chosen].sum() > 0:
+                self.weights[chosen] *= share / self.weights[chosen].sum()
 
-        things = json.loads((WORK / "sprites.json").read_text())
-        few = {index for index, thing in enumerate(things) if thing["name"] in FEW and thing["set"] == "fluent3d"}
-        wanted = [about["style"] == "3d model" and all(box[0] in few for box in about["things"]) for about in self.known]
-        self.weights *= np.array(wanted)
-        print(f"{int((self.weights > 0).sum())} scenes of {len(few)} things", flush=True)
+    def _kind(self, about):
+        few = about.get("few")
+        return "all" if few is None else "two" if len(about["things"]) == 2 else few
 
     def draw(self, random, count):
         return np.searchsorted(np.cumsum(self.weights) / self.weights.sum(), random.random(count))

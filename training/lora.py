@@ -21,7 +21,7 @@ import unet
 import vae
 from common import CELLS, MODEL, SEED, WORK, Noising, Trainer, autocast, begin, parser, sheet
 from latents import encoded, kept, states, text_encoder
-from scenes import DRAWN, Library, background, paste, plain_background, scene, small
+from scenes import DRAWN, Library, background, paste, plain_background, scene, slots_in_cells, small
 from words import FEW, named
 
 LOOKS = {
@@ -31,6 +31,7 @@ LOOKS = {
 }
 SCENES = 2600
 HELD_OUT = 96
+MOSTLY_FEW, FLIPS = 0.9, 0.3  # as the UNet knows them
 RANK, CONVOLUTION_RANKS = 8, {"plaster": 4, "pencil": 2, "pastel": 4}
 NO_WORDS = 0.12
 ATTENTION = r"to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
@@ -44,12 +45,9 @@ def statue(library, ids, random):
     fade = np.linspace(1.06, 0.88, DRAWN, dtype=np.float32)[:, None, None]
     picture = np.clip(np.broadcast_to(wall * fade, (DRAWN, DRAWN, 3)), 0, 255).copy()
     names = []
-    for place, index in enumerate(ids):
-        x = 0.5 + random.uniform(-0.06, 0.06) if len(ids) == 1 else (0.28, 0.73)[place]
-        y = 0.5 + random.uniform(-0.05, 0.05)
-        size = random.uniform(0.62, 0.9) if len(ids) == 1 else random.uniform(0.4, 0.5)
+    for (x, y, size), index in zip(slots_in_cells(random, len(ids), False), ids):
         cut = np.asarray(library.cuts[index]).copy()
-        cut = cut[:, ::-1] if random.random() < 0.5 else cut
+        cut = cut[:, ::-1] if random.random() < FLIPS else cut
         opacity = cut[..., 3].astype(np.float32) / 255
         colours = np.where(opacity[..., None] > 0.02, cut[..., :3].astype(np.float32), 128)
         statue = np.concatenate([looks.plaster(colours, opacity), cut[..., 3:]], -1)
@@ -65,15 +63,14 @@ def statue(library, ids, random):
 def example(look, number, library):
     """A picture in this look, and its caption. Number and look decide everything."""
     draw = random.Random(f"{look} {number}")
-    few = [i for i, thing in enumerate(library.things) if thing["name"] in FEW and thing["set"] != "openclipart" and library.weights[i] > 0]
-    any_set = lambda: draw.choice([name for name in library.by_set if name != "openclipart"])
-    pick = lambda: draw.choice(few) if draw.random() < 0.6 else library.pick(draw, any_set())
+    few = [i for i, thing in enumerate(library.things) if thing["name"] in FEW and thing["set"] == "fluent3d"]
+    pick = lambda: draw.choice(few) if draw.random() < MOSTLY_FEW else library.pick(draw, "fluent3d")
     ids = [pick() for _ in range(2 if draw.random() < 0.15 else 1)]
     if look == "plaster" and draw.random() < 0.75:
         picture, names, place = statue(library, ids, draw)
     else:
         behind = (*plain_background(draw), None) if look == "plaster" else background(draw)
-        picture, _, _, _ = scene(library, draw, ids, "own", behind)
+        picture, _, _, _ = scene(library, draw, ids, "own", behind, cells=True, flips=FLIPS)
         noise = np.random.default_rng(number).standard_normal(picture.shape[:2])
         picture = {"plaster": looks.plaster, "pencil": lambda it: looks.pencil(it, noise), "pastel": looks.pastel}[look](picture)
         names, place = [named(draw, library.things[index]) for index in ids], behind[1]

@@ -1,10 +1,16 @@
 """Stage 3: scenes composed of cut-outs, with captions.
 
     python training/scenes.py --count 12000 [--seed 1]
+    python training/scenes.py --count 12000 --seed 3 --few varied
+    python training/scenes.py --count 6000 --seed 4 --few same
 
 Writes work/scenes-SEED.npy [N, 128, 128, 3] and work/scenes-SEED.json: for each scene its caption, its style, and its things
 with their boxes, as shares of the side. Scene number i of a seed is always the same. Some things in some derived styles are
 held out, so that it can be measured whether the model puts together what it never saw together.
+
+With `--few` the scenes show the 48 things that the model shall draw best: mostly as 3d models, alone, on white or one colour. Their
+sizes and places go in steps of a latent's cell, so that a thing's latents are always the same, moved: the UNet has a few hundred
+patterns to learn instead of a continuum. With `--few same` a thing also has always the same size and place.
 """
 
 import json
@@ -22,6 +28,7 @@ from words import COLOURS, FEW, HUES, THINGS, caption, named, with_article
 
 cv2.setNumThreads(1)
 DRAWN = 256  # pixels at which scenes are composed
+CELL = DRAWN // 16  # pixels of a latent's cell
 SHARES = {"fluent3d": 1.0, "fluent-emoji": 0.7, "fluent-emoji-flat": 0.5, "noto": 0.6, "openclipart": 0.12}
 DERIVED = [("line art", 0.06), ("pixel art", 0.05), ("low poly", 0.04), ("neon punk", 0.05), ("comic book", 0.04)]
 
@@ -218,24 +225,41 @@ def slots(random, count, on_ground):
     return [(x + random.uniform(-0.02, 0.02), 0.5 + random.uniform(-0.05, 0.05), random.uniform(0.4, 0.5)) for x in (0.27, 0.73)]
 
 
-def scene(library, random, wanted=None, style=None, place=None):
+def slots_in_cells(random, count, on_ground):
+    """The same in whole cells."""
+    moved = lambda: random.choice([-1, 0, 0, 1]) * CELL / DRAWN
+    if count == 1:
+        size = random.choices([14, 12, 10, 8], [1, 5, 4, 3] if on_ground else [6, 8, 3, 2])[0] * CELL / DRAWN
+        return [(0.5 + moved(), 0.5 + moved(), size)]
+    size = random.choice([6, 8, 8]) * CELL / DRAWN
+    return [(x, 0.5 + moved(), size) for x in (0.25, 0.75)]
+
+
+def in_cells(centre, size):
+    """The nearest centre for which a thing's edges lie on those of cells."""
+    return (round((centre - size / 2) * DRAWN / CELL) * CELL) / DRAWN + size / 2
+
+
+def scene(library, random, wanted=None, style=None, place=None, cells=False, flips=0.5, colours=0.16, same=False):
     """A picture `[256, 256, 3]` in floats, its caption, its style, its things with boxes. `style` "own" stays as the cut-outs are."""
     picture, words, ground = place or background(random)
     first = wanted[0] if wanted else library.pick(random)
     kind = library.things[first]["set"]
     ids = wanted or [first] + ([library.pick(random, kind)] if random.random() < 0.24 else [])
     names, boxes = [], []
-    for (x, y, size), index in zip(slots(random, len(ids), ground is not None), ids):
+    places = [(0.5, 0.5, SAME * CELL / DRAWN)] if same else (slots_in_cells if cells else slots)(random, len(ids), ground is not None)
+    for (x, y, size), index in zip(places, ids):
         cut, thing, colour = np.asarray(library.cuts[index]), library.things[index], None
-        if random.random() < 0.16 and thing["group"] != 0 and (hue := library.main_hue(index)) is not None:
+        if random.random() < colours and thing["group"] != 0 and (hue := library.main_hue(index)) is not None:
             colour = random.choice(list(HUES))
             cut = recoloured(cut, hue, HUES[colour])
-        cut = cut[:, ::-1] if random.random() < 0.5 else cut
+        cut = cut[:, ::-1] if random.random() < flips else cut
         if ground is not None:
             rows = np.where(cut[..., 3].max(1) > 40)[0]
             bottom = (rows.max() + 1) / CUT if len(rows) else 1.0
             foot = min(0.95, ground + random.uniform(0.06, 0.2))
             y = foot - (bottom - 0.5) * size
+            y = in_cells(y, size) if cells else y
             contact_shadow(picture, x * DRAWN, (y + 0.47 * size) * DRAWN, size * DRAWN)
         boxes.append([index, *paste(picture, cut, x * DRAWN, y * DRAWN, size * DRAWN)])
         names.append(named(random, thing, colour))
@@ -260,6 +284,27 @@ def small(picture):
     return cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
+# Sets of the few things' scenes that vary; from "fluent3d" a tenth is drawn in a derived style.
+FEW_SETS = {"fluent3d": 0.85, "fluent-emoji": 0.05, "fluent-emoji-flat": 0.05, "noto": 0.05}
+SAME = 12  # cells that a thing of the scenes takes that do not vary
+
+
+def few_scene(library, random, varied):
+    """A scene of the few things, and whether its caption names one of its two only, as a prompt for a masked part does."""
+    of = random.choices(list(FEW_SETS), list(FEW_SETS.values()))[0] if varied else "fluent3d"
+    ids = [index for index in library.by_set[of] if library.things[index]["name"] in FEW]
+    wanted = random.sample(ids, 2 if varied and random.random() < 0.16 else 1)
+    style = "own" if not varied or of != "fluent3d" or random.random() < 0.9 else random.choice(list(looks.STYLES))
+    place = (*plain_background(random), None) if random.random() < (0.78 if varied else 0.85) else landscape(random)
+    settings = {"flips": 0.3, "colours": 0.06} if varied else {"flips": 0.0, "colours": 0.03, "same": True}
+    picture, text, style, boxes = scene(library, random, wanted, style, place, cells=True, **settings)
+    partly = len(wanted) == 2 and random.random() < 0.5
+    if partly:
+        place = place[1] if random.random() < 0.4 else ""
+        text = caption(random, [named(random, library.things[random.choice(wanted)])], place, style)
+    return picture, text, style, boxes, partly
+
+
 _library = None
 
 
@@ -267,7 +312,10 @@ def numbered(job):
     """Scene `number` of `seed`; drawn again while it shows what is held out."""
     global _library
     _library = _library or Library()
-    seed, number = job
+    seed, number, few = job
+    if few:
+        picture, text, style, boxes, partly = few_scene(_library, random.Random(f"{seed} {number} few"), few == "varied")
+        return small(picture), {"caption": text, "style": style, "things": boxes, "few": few, "partly": partly}
     for attempt in range(20):
         picture, text, style, boxes = scene(_library, random.Random(f"{seed} {number} {attempt}"))
         if not any(held_out(_library.things[box[0]]["name"], style) for box in boxes):
@@ -283,13 +331,15 @@ def pools():
 
 
 def main():
-    args = parser(__doc__, count=12000, seed=1).parse_args()
+    options = parser(__doc__, count=12000, seed=1)
+    options.add_argument("--few", choices=["varied", "same"])
+    args = options.parse_args()
     begin(args)
     target = WORK / f"scenes-{args.seed}.npy"
     pictures = np.lib.format.open_memmap(target.with_suffix(".partial"), "w+", np.uint8, (args.count, SIDE, SIDE, 3))
     known = []
     with Pool(args.threads) as workers:
-        for number, (picture, about) in enumerate(workers.imap(numbered, ((args.seed, i) for i in range(args.count)), chunksize=50)):
+        for number, (picture, about) in enumerate(workers.imap(numbered, ((args.seed, i, args.few) for i in range(args.count)), chunksize=50)):
             pictures[number] = picture
             known.append(about)
     pictures.flush()

@@ -5,7 +5,8 @@
 
 The first run also learns with noise on the latents, which makes them smoother to learn for the UNet, and ends by giving each
 latent channel mean 0 and deviation 1 through the convolutions next to them, exactly. The second leaves the encoder and so the
-latents as they are and trains the decoder on latents with errors of the UNet's kind: noise that hangs together.
+latents as they are and trains the decoder on latents with errors of the UNet's kind: noise that hangs together, and what the UNet
+itself makes of latents with noise in one step, with guidance.
 """
 
 import copy
@@ -15,7 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn.functional import avg_pool2d, interpolate
 
-from common import LOGS, MODEL, WORK, Trainer, autocast, begin, parser, pictures_to_tensor, sheet, tensor_to_pictures
+from common import MODEL, WORK, Noising, Trainer, autocast, begin, parser, pictures_to_tensor, sheet, tensor_to_pictures
 from scenes import pools
 
 HELD_OUT = 64
@@ -66,6 +67,37 @@ def errors(latents, size):
     return latents + size * torch.rand(count, 1, 1, 1) * (fine + coarse)
 
 
+class Guesses:
+    """Scenes of the few things with what the UNet takes their latents for, seen through noise."""
+
+    def __init__(self, count, most_noise=450, guidance=4.0):
+        import unet
+        from latents import Scenes
+
+        scenes, noising, network, random = Scenes(), Noising(), unet.load().eval(), np.random.default_rng(11)
+        scenes.mostly_few()
+        chosen, torch_random = np.sort(scenes.draw(random, count)), torch.Generator().manual_seed(11)
+        first_of = np.cumsum([0, *(len(some) for some in scenes.pictures)])
+        pool = np.searchsorted(first_of, chosen, "right") - 1
+        self.pictures = np.stack([scenes.pictures[at][one - first_of[at]] for one, at in zip(chosen, pool)])
+        self.latents = []
+        with torch.no_grad(), autocast(True):
+            for some in np.array_split(chosen, max(1, count // 64)):
+                latents, states = scenes.of(some)
+                timesteps = torch.randint(20, most_noise, (len(some),), generator=torch_random)
+                noisy, _ = noising.noisy(latents, timesteps, torch.randn(latents.shape, generator=torch_random))
+                both = torch.cat([scenes.empty.expand_as(states), states])
+                plain, told = network(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), both).sample.float().chunk(2)
+                share = torch.rand(len(some), 1, 1, 1, generator=torch_random)
+                v, kept = plain + (1 + (guidance - 1) * share) * (told - plain), noising.kept[timesteps].view(-1, 1, 1, 1)
+                self.latents.append(kept.sqrt() * noisy - (1 - kept).sqrt() * v)
+        self.latents = torch.cat(self.latents)
+
+    def batch(self, random, count):
+        chosen = random.integers(0, len(self.pictures), count)
+        return pictures_to_tensor(self.pictures[chosen]), self.latents[chosen]
+
+
 class Pictures:
     """Scenes and their mirror images."""
 
@@ -106,22 +138,24 @@ def whiten(vae, pictures):
 
 
 def main():
-    options = parser(__doc__, steps=6000, batch=16, rate=8e-4, divergence=4e-4, noise=0.1, error=0.1)
+    options = parser(__doc__, steps=6000, batch=16, rate=8e-4, divergence=4e-4, noise=0.1, error=0.1, guesses=6000)
     options.add_argument("--decoder", action="store_true")
     args = options.parse_args()
     begin(args)
     pictures = Pictures()
     vae = load() if args.decoder else new()
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.decoder else None
+    guesses = Guesses(args.guesses) if args.decoder else None
     trainer = Trainer("decoder" if args.decoder else "vae", vae, args, trained)
 
     def loss_of_decoder(random, bf16):
-        wanted = pictures.batch(random, args.batch)
+        wanted = pictures.batch(random, args.batch // 2)
         with autocast(bf16):
             with torch.no_grad():
                 latents = vae.encode(wanted).latent_dist.mode().float()
-            drawn = vae.decode(errors(latents, args.error)).sample
-        return difference(drawn.float(), wanted)
+            guessed_from, guessed = guesses.batch(random, args.batch - len(wanted))
+            drawn = vae.decode(torch.cat([errors(latents, args.error), guessed])).sample
+        return difference(drawn.float(), torch.cat([wanted, guessed_from]))
 
     def loss_of_both(random, bf16):
         # Windows at first: four times the pictures for the same arithmetic.
