@@ -1,7 +1,8 @@
 //! How far a latent looks like a text, and which way it would look more so: the decoder and CLIP's picture encoder, with the
 //! slope of all they do.
 //!
-//! The latent is brought to the encoder's size before it is decoded, which makes a gradient a fraction of a step's work.
+//! The latent is brought to the encoder's size before it is decoded, which makes a gradient cheaper; it still takes as long as some
+//! steps (docs/performance.md).
 //! Only the values between stages are kept on the way there; on the way back each stage runs once more with a tape of its
 //! own, so that memory is that of one stage.
 //! Shapes: latents `[1, C, h, w]` as the network sees them, tokens `[T, hidden]`, embeddings `[1, E]`.
