@@ -3,14 +3,20 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 import time
 import unittest
+from pathlib import Path
 
 from volcengine.visual.VisualService import VisualService
 
 from bedrock.fleet import ACCESS_KEY, SECRET_KEY
 
 from .world import AIGC, KEY, PHOTO, SHORT, World, fetched, opened, until_done
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def setUpModule():
@@ -175,6 +181,18 @@ class Visual(unittest.TestCase):
 
     def test_a_token_that_nobody_asks_for(self):
         self.done(service(token="STSanything").cv_process(SHORT))
+
+
+class Readme(unittest.TestCase):
+    def test_the_example_runs_as_it_is_printed(self):
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+        [code] = [block for block in blocks if "VisualService" in block]
+        for printed, here in (("127.0.0.1:8181", world.address), ('ak("...")', f'ak("{ACCESS_KEY}")'), ('sk("...")', f'sk("{SECRET_KEY}")')):
+            self.assertIn(printed, code)
+            code = code.replace(printed, here)
+        run = subprocess.run([sys.executable, "-"], input=code, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertTrue(fetched(run.stdout.strip()).startswith(b"\xff\xd8"))
 
 
 class Impatient(unittest.TestCase):

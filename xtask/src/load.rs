@@ -87,18 +87,38 @@ struct Seen {
     memory: Vec<u64>,
 }
 
-/// Runs so many clients for so long against this program.
+/// Floods and slow connections, and then so many clients for so long, against this program.
 pub(crate) fn run(program: &Path, clients: usize, length: Duration) -> Result<()> {
+    with_server(program, |server| {
+        flood(server)?;
+        trickle(server)?;
+        crowd(server, clients, length)
+    })
+}
+
+/// The clients alone: a run of one or two minutes, for which a machine can be kept quiet.
+pub(crate) fn run_clients(program: &Path, clients: usize, length: Duration) -> Result<()> {
+    with_server(program, |server| crowd(server, clients, length))
+}
+
+fn with_server(program: &Path, work: impl FnOnce(&Server) -> Result<()>) -> Result<()> {
     let data = root().join("target/load-data");
     let _ = fs::remove_dir_all(&data);
     let mut server = Server::start(program, &data)?;
+    let done = work(&server);
+    let code = server.end()?;
+    let _ = fs::remove_dir_all(&data);
+    done?;
+    ensure!(code == Some(0), "the server ended with {code:?}");
+    Ok(())
+}
+
+fn crowd(server: &Server, clients: usize, length: Duration) -> Result<()> {
     let (seen, over) = (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
     let both = ask(server.address, &cloud("CVProcess"), "{}")?.0 != 404;
     if !both {
         println!("this program does not speak Volcengine's protocol: all clients speak Bedrock's");
     }
-    flood(&server)?;
-    trickle(&server)?;
     let running: Vec<_> = (0..clients)
         .map(|number| {
             let (seen, over, address) = (Arc::clone(&seen), Arc::clone(&over), server.address);
@@ -116,12 +136,8 @@ pub(crate) fn run(program: &Path, clients: usize, length: Duration) -> Result<()
         let _ = client.join();
     }
     let peak = server.peak()?;
-    let code = server.end()?;
-    let _ = fs::remove_dir_all(&data);
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    report(&seen, clients, length, peak)?;
-    ensure!(code == Some(0), "the server ended with {code:?}");
-    Ok(())
+    report(&seen, clients, length, peak)
 }
 
 /// Many large bodies at the same time: how much memory they add, and that everybody is answered.

@@ -5,7 +5,7 @@
 //! cargo xtask test      the tests: those of Rust, and the clients' own programs against a running server
 //! cargo xtask clients   the second half of these alone
 //! cargo xtask tidy      the invariants of ARCHITECTURE.md that no compiler checks
-//! cargo xtask load PROGRAM [CLIENTS [SECONDS]]   many clients against a server of its own: latencies, errors, memory
+//! cargo xtask load PROGRAM [CLIENTS [SECONDS [clients]]]   many clients against a server of its own: latencies, errors, memory
 //! cargo xtask man DIR   manual pages and shell completions, as packages want them
 //! cargo xtask numerics  measures how far the engine is from its references, and writes docs/numerics.md
 //! ```
@@ -21,7 +21,7 @@ use anyhow::{Result, bail};
 use run::{Step, root};
 use std::{path::Path, process::ExitCode, time::Duration};
 
-const USAGE: &str = "usage: cargo xtask check | test | clients | tidy | load PROGRAM [CLIENTS [SECONDS]] | man DIR | numerics";
+const USAGE: &str = "usage: cargo xtask check | test | clients | tidy | load PROGRAM [CLIENTS [SECONDS [clients]]] | man DIR | numerics";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -41,9 +41,10 @@ fn chore(words: &[&str]) -> Result<()> {
         ["test"] => test(),
         ["clients"] => clients::test(),
         ["tidy"] => tidy(),
-        ["load", program] => load(program, "200", "180"),
-        ["load", program, clients] => load(program, clients, "180"),
-        ["load", program, clients, seconds] => load(program, clients, seconds),
+        ["load", program] => load(load::run, program, "200", "180"),
+        ["load", program, clients] => load(load::run, program, clients, "180"),
+        ["load", program, clients, seconds] => load(load::run, program, clients, seconds),
+        ["load", program, clients, seconds, "clients"] => load(load::run_clients, program, clients, seconds),
         ["man", folder] => manual::write(Path::new(folder)),
         ["numerics"] => numerics::write(),
         _ => bail!("{USAGE}"),
@@ -66,8 +67,13 @@ fn check() -> Result<()> {
     test()
 }
 
-fn load(program: &str, clients: &str, seconds: &str) -> Result<()> {
-    load::run(Path::new(program), clients.parse()?, Duration::from_secs(seconds.parse()?))
+fn load(
+    run: fn(&Path, usize, Duration) -> Result<()>,
+    program: &str,
+    clients: &str,
+    seconds: &str,
+) -> Result<()> {
+    run(Path::new(program), clients.parse()?, Duration::from_secs(seconds.parse()?))
 }
 
 fn test() -> Result<()> {

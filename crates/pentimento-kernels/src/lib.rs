@@ -27,6 +27,7 @@ mod activation;
 mod attention;
 mod bf16;
 mod conv;
+mod fault;
 mod gemm;
 mod isa;
 mod linear;
@@ -41,6 +42,8 @@ mod transpose;
 pub use activation::{add, geglu, gelu, quick_gelu, silu, softmax};
 pub use attention::{AttentionShape, Mask, attention, attention_in};
 pub use conv::{ConvOptions, PackedConv, Padding, Upsample, conv2d, conv2d_output_size};
+#[cfg(debug_assertions)]
+pub use fault::panic_in_task;
 pub use isa::Isa;
 pub use linear::{Epilogue, LowRank, linear, linear_beside};
 pub use linear_geglu::linear_geglu;

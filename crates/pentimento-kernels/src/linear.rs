@@ -131,6 +131,7 @@ impl Layer<'_> {
     fn block(&self, rows: Range, columns: Range) {
         let n = self.w.n();
         with_words(self.isa, self.x, self.w, &rows, |a, a_stride| {
+            crate::fault::point();
             with_beside(self.isa, self.side, &rows, |beside| {
                 let c = self.out.at(rows.start * n + columns.start);
                 let product = Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: n };

@@ -316,26 +316,28 @@ async fn without_a_data_folder_there_are_no_tasks() {
     }
 }
 
-/// Clocks that a test moves.
+/// Clocks that a test moves: how far the wall clock was set, in seconds, and how much time passed.
 #[derive(Default)]
-struct Moved(Mutex<(Duration, Duration)>);
+struct Moved(Mutex<(i64, Duration)>);
 
 impl Moved {
     /// Time passes, on both clocks.
     fn pass(&self, length: Duration) {
-        let mut moved = self.0.lock().expect("not poisoned");
-        *moved = (moved.0 + length, moved.1 + length);
+        self.0.lock().expect("not poisoned").1 += length;
     }
 
-    /// Somebody sets the wall clock ahead.
-    fn set_ahead(&self, length: Duration) {
-        self.0.lock().expect("not poisoned").0 += length;
+    /// Somebody sets the wall clock ahead, or back.
+    fn set(&self, hours: i64) {
+        self.0.lock().expect("not poisoned").0 += hours * 3600;
     }
 }
 
 impl Clock for Moved {
     fn wall(&self) -> SystemTime {
-        SystemTime::now() + self.0.lock().expect("not poisoned").0
+        let (set, passed) = *self.0.lock().expect("not poisoned");
+        let length = Duration::from_secs(set.unsigned_abs());
+        let now = SystemTime::now() + passed;
+        if set < 0 { now - length } else { now + length }
     }
 
     fn steady(&self) -> Instant {
@@ -384,10 +386,19 @@ async fn a_wall_clock_that_is_set_expires_nothing() {
     until(fixture.address, &id, "Done").await;
     let link = tell(fixture.address, json!({"poll": id, "link": true})).await.json();
     let link = link["finished"]["link"].as_str().expect("a link").to_owned();
-    clock.set_ahead(1000 * HOUR);
+    let target = format!("/results/{}", link.split_once("/results/").expect("a path").1);
+    for hours in [1000, -2000] {
+        clock.set(hours);
+        assert_eq!(state(fixture.address, &id).await, "Done", "{hours}");
+        assert_eq!(ask(fixture.address, get(&target)).await.status, 200, "{hours}");
+        let next = submitted(fixture.address, "draw").await;
+        until(fixture.address, &next, "Done").await;
+    }
+    // A server that starts while the clock is behind takes what lies in its future for young.
+    let folder = as_killed(&folder);
+    let fixture = serving_with(folder.path(), |config| config.clock = clock.clone()).await;
     assert_eq!(state(fixture.address, &id).await, "Done");
-    let path = link.split_once("/results/").expect("a path").1;
-    assert_eq!(ask(fixture.address, get(&format!("/results/{path}"))).await.status, 200);
+    assert_eq!(ask(fixture.address, get(&target)).await.status, 200);
 }
 
 #[tokio::test]

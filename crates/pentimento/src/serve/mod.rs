@@ -3,6 +3,8 @@
 //! Standard output says where the server listens (and, where nobody configured credentials, how to ask it);
 //! the log goes to standard error.
 
+#[cfg(debug_assertions)]
+mod fault;
 mod reload;
 mod settings;
 mod signals;
@@ -28,6 +30,7 @@ use pentimento_protocols::{
     bedrock::{Bedrock, BedrockConfig, FallbackIds, ModelMap},
     volcengine::Styles,
 };
+use pentimento_request::Generator;
 use pentimento_server::{Controls, Server};
 use reload::Exchangeable;
 use settings::{ConfiguredModel, Settings};
@@ -71,7 +74,9 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     say_hello(&server, &served);
     let protocols = served.protocols.iter().map(|protocol| Arc::clone(protocol) as Arc<dyn Protocol>);
     let protocols = protocols.collect();
-    let generator = Arc::clone(&served.screened);
+    let generator: Arc<dyn Generator> = Arc::clone(&served.screened) as _;
+    #[cfg(debug_assertions)]
+    let generator = fault::told_to_panic(generator);
     tokio::spawn(reload::watch(Arc::new(args), served, hangups));
     server.run(protocols, generator, signals.asked_to_end()).await?;
     Ok(())

@@ -9,6 +9,7 @@
 //! - [`filter`]: what is not drawn and what is not shown, and pictures in two passes
 //! - [`hub`], [`pull`]: a small hub that can misbehave, and models fetched from it
 //! - [`models`]: listing and inspecting
+//! - [`panics`]: kernels that panic
 //! - [`reload`]: a new configuration for a running server
 //! - [`serve`]: the server from its first line to its end
 //! - [`sizes`]: several models behind one server, each with its own size
@@ -25,6 +26,7 @@ mod fuzz;
 mod generate;
 mod hub;
 mod models;
+mod panics;
 mod program;
 mod pull;
 mod reload;
