@@ -21,7 +21,7 @@ const CANNY_FOLDERS: [&str; 2] = ["controlnet-canny", "controlnet"];
 const TILE_FOLDERS: [&str; 1] = ["controlnet-tile"];
 
 /// Folder of the adapters.
-const LORA_FOLDER: &str = "loras";
+pub(crate) const LORA_FOLDER: &str = "loras";
 
 /// Ending of the adapters' files.
 const LORA_ENDING: &str = ".safetensors";
@@ -110,7 +110,7 @@ fn first(files: &dyn ModelFiles, folders: &[&str]) -> Result<Option<String>, Loa
 }
 
 /// The name of an adapter's file; hidden files are none.
-fn lora_name(file: &str) -> Option<&str> {
+pub(crate) fn lora_name(file: &str) -> Option<&str> {
     file.strip_suffix(LORA_ENDING).filter(|name| !name.is_empty() && !name.starts_with('.'))
 }
 

@@ -3,6 +3,7 @@
 //! Tensors are read, rounded and written one by one, so that a model needs no more memory than its largest tensor.
 
 use crate::{
+    companions::{LORA_FOLDER, lora_name},
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
     weights::Weights,
@@ -26,14 +27,22 @@ pub enum StoredAs {
     Bf16,
 }
 
-/// Parts that have weights, with the stem of their files' names.
-const PARTS: [(&str, &str); 5] = [
+/// Parts that have weights, and networks that lie beside them, with the stem of their files' names.
+const PARTS: [(&str, &str); 10] = [
     ("text_encoder", "model"),
     ("text_encoder_2", "model"),
     ("unet", "diffusion_pytorch_model"),
     ("vae", "diffusion_pytorch_model"),
     ("safety_checker", "model"),
+    ("image_encoder", "model"),
+    ("clip_model", "model"),
+    ("controlnet-canny", "diffusion_pytorch_model"),
+    ("controlnet", "diffusion_pytorch_model"),
+    ("controlnet-tile", "diffusion_pytorch_model"),
 ];
+
+/// Types of tensors that count something and are no weights, as the `position_ids` of older files.
+const COUNTS: [&str; 3] = ["I64", "I32", "BOOL"];
 
 /// Everything else that a model may have.
 const DOCUMENTS: [&str; 13] = [
@@ -52,7 +61,7 @@ const DOCUMENTS: [&str; 13] = [
     "tokenizer_2/special_tokens_map.json",
 ];
 
-/// Writes a model into an empty folder. Without a type every tensor keeps its own, and those whose own cannot be written
+/// Writes a model into an empty folder, with its own control networks and adapters; these stay as they are. Without a type every tensor keeps its own, and those whose own cannot be written
 /// (quantised ones, 8-bit floats) become f16.
 ///
 /// # Errors
@@ -70,6 +79,12 @@ pub fn convert(files: &dyn ModelFiles, folder: &Path, stored_as: Option<StoredAs
         let weights = Weights::open(files, part, stem)?;
         write(&weights, &folder.join(part).join(format!("{stem}.safetensors")), stored_as)?;
     }
+    for name in files.list(LORA_FOLDER)?.iter().filter(|name| lora_name(name).is_some()) {
+        let path = format!("{LORA_FOLDER}/{name}");
+        if let Some(bytes) = files.read(&path)? {
+            put(folder, &path, &bytes)?;
+        }
+    }
     Ok(())
 }
 
@@ -85,7 +100,10 @@ fn cannot_write(path: &Path, error: impl Into<Box<dyn std::error::Error + Send +
 
 fn write(weights: &Weights, path: &Path, stored_as: Option<StoredAs>) -> Result<(), LoadError> {
     let failure = Mutex::new(None);
-    let tensors = weights.shapes().map(|(name, shape)| {
+    let is_weight = |(name, _): &(&str, &[usize])| {
+        !weights.stored_type(name).is_some_and(|stored| COUNTS.contains(&stored))
+    };
+    let tensors = weights.shapes().filter(is_weight).map(|(name, shape)| {
         let stored_as = stored_as.unwrap_or_else(|| own(weights.stored_type(name)));
         (name, Late { weights, name, shape, stored_as, failure: &failure })
     });

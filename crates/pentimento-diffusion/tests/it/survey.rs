@@ -2,6 +2,7 @@
 
 use crate::{copy, copy_tree, goldens, precision::rewrite};
 use pentimento_diffusion::{Folder, LoadErrorKind, Model, Precision, StoredAs, Survey, convert};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{fs, path::Path};
 
 fn survey(folder: &Path) -> Survey {
@@ -89,6 +90,25 @@ fn a_checker_counts_in_f32() {
         let each = if part.name == "safety_checker" { 4 } else { 2 };
         assert_eq!(part.memory(Precision::Bf16), each * part.parameters, "{}", part.name);
         assert_eq!(part.memory(Precision::F32), 4 * part.parameters, "{}", part.name);
+    }
+}
+
+#[test]
+fn counts_in_older_files_are_no_weights_and_do_not_stop_a_conversion() {
+    let folder = copy();
+    let path = folder.path().join("text_encoder/model.safetensors");
+    let bytes = fs::read(&path).expect("weights");
+    let stored = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let counts: Vec<u8> = (0..77i64).flat_map(i64::to_le_bytes).collect();
+    let counts = TensorView::new(Dtype::I64, vec![1, 77], &counts).expect("a tensor");
+    let name = "text_model.embeddings.position_ids".to_owned();
+    let tensors = stored.tensors().into_iter().chain([(name, counts)]);
+    let written = safetensors::serialize(tensors, None).expect("safetensors");
+    fs::write(&path, written).expect("a file");
+    for stored_as in [None, Some(StoredAs::F32)] {
+        let out = tempfile::tempdir().expect("a folder");
+        convert(&Folder::new(folder.path()), out.path(), stored_as).expect("it is converted");
+        assert_eq!(survey(out.path()).missing, [""; 0]);
     }
 }
 

@@ -124,6 +124,11 @@ fn a_converted_model_draws_the_same_and_nothing_is_overwritten() {
     run(&["models", "convert", "default", &back]).is_an_error(1, &["is there already", "--force"]);
     run(&["models", "convert", &wide, &back, "--force", "--dtype", "f16"]).ended_well();
     assert_eq!(folder.names().len(), 2, "nothing else is left: {:?}", folder.names());
+    // Its control network and its adapters come along.
+    let told = run(&["models", "inspect", &back]).ended_well();
+    for part in ["canny", "pastel, plaster"] {
+        assert!(told.text().contains(part), "'{part}' is missing in:\n{}", told.text());
+    }
     let inspected = run(&["models", "inspect", &wide]).ended_well();
     assert!(inspected.text().contains("F32") && !inspected.text().contains("F16"), "{}", inspected.text());
     let draw = |model: &str, out: &str| {
@@ -134,4 +139,13 @@ fn a_converted_model_draws_the_same_and_nothing_is_overwritten() {
     let original = draw("default", &folder.path("a.png"));
     assert!(draw(&wide, &folder.path("b.png")).pixels() == original.pixels());
     assert!(draw(&back, &folder.path("c.png")).pixels() == original.pixels());
+    let steered = |model: &str, out: &str| {
+        let init = repository("examples/scene.png").display().to_string();
+        let words = ["generate", "-p", "x", "--seed", "1", "--steps", "2", "--model", model, "--out", out];
+        let options = ["--init", &init, "--canny", "0.8", "--lora", "plaster=0.5"];
+        run(&[&words[..], &options].concat()).ended_well();
+        crate::program::picture(out)
+    };
+    let (one, other) = (folder.path("d.png"), folder.path("e.png"));
+    assert!(steered("default", &one).pixels() == steered(&back, &other).pixels());
 }
