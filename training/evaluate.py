@@ -8,8 +8,8 @@ Measured with the model in DIR (by default models/default), guidance 4, 20 steps
 - vae: peak signal to noise ratio of held-out scenes that went through the autoencoder
 - recognised: `a THING on a white background, 3d model` for the 48 things that it draws best, judged among all 162 by a
   classifier that was trained on other renderings: how often the thing comes first, and among the first five
-- mask: a thing of a scene replaced by one of the 48, recognised inside its box, and how visible the seam is: the step in
-  brightness across it over that along it, which is 1 where nothing shows
+- mask: a thing of a scene replaced by one of the 48, recognised inside its box, and how visible the seam is: how much larger steps
+  of brightness are across it than beside it, in grey levels of 255; about 0 where nothing shows
 - style: scenes drawn again at strength 0.6 in other styles; how far they are from the original and from what the style's
   program makes of it, in mean difference per pixel
 - canny: the agreement (F1, a pixel's tolerance) of the picture's edges with the hint's, by weight
@@ -99,8 +99,16 @@ def train_classifier(args):
         return f"held-out renderings: first {first:.3f}, among five {five:.3f}"
 
     trainer.run(loss, report)
+    forget_shares(network, names[taught])
     first, five = ranks(network, crops[held], names[held])
     torch.save({"network": network.state_dict(), "first": first, "five": five}, WORK / "classifier.pt")
+
+
+@torch.no_grad()
+def forget_shares(network, names):
+    """Takes out of the scores how often each thing was shown: the few things are in most scenes, and shall not be guessed for that."""
+    counts = np.bincount(names, minlength=len(THINGS)).clip(1)
+    network.layers[-1].bias -= torch.from_numpy(np.log(counts / counts.sum())).float()
 
 
 @torch.no_grad()
@@ -131,12 +139,12 @@ def agreement(hint, drawn):
 
 
 def seam(picture, mask):
-    """Steps of brightness across the mask's edge over those beside it."""
+    """Steps of brightness across the mask's edge beyond those beside it, in grey levels."""
     grey = picture.astype(np.float32).mean(-1)
     across = np.abs(np.diff(grey, axis=1))
     border = mask[:, 1:] != mask[:, :-1]
     beside = (np.roll(border, 2, 1) | np.roll(border, -2, 1)) & ~border
-    return float(across[border].mean() / max(1e-3, across[beside].mean()))
+    return float(across[border].mean() - across[beside].mean())
 
 
 class Evaluation:
@@ -153,6 +161,11 @@ class Evaluation:
 
     def cut(self, name, of="fluent3d"):
         return next(i for i, thing in enumerate(self.library.things) if thing["name"] == name and thing["set"] == of)
+
+    def alone(self, name, of):
+        """A thing before grey, `[256, 256, 3]`."""
+        plain = (np.full((256, 256, 3), 235, np.float32), "", None)
+        return scene(self.library, random.Random(name), [self.cut(name, of)], "own", plain)[0]
 
     def scenes(self, count):
         """Scenes of two things that nothing was trained on."""
@@ -194,8 +207,7 @@ class Evaluation:
 
     def styles(self, count=8):
         names = FEW[:count]
-        plain = (np.full((256, 256, 3), 235, np.float32), "", None)
-        whole = [scene(self.library, random.Random(name), [self.cut(name)], "own", plain)[0] for name in names]
+        whole = [self.alone(name, "fluent3d") for name in names]
         init, rows = np.stack([small(picture) for picture in whole]), []
         for style, program in looks.STYLES.items():
             drawn = self.sampler.draw([f"{with_article(name)}, {style}" for name in names], 6, init=init, strength=0.6)
@@ -210,8 +222,7 @@ class Evaluation:
             return
         hints, names, rows = [], [], []
         for name in FEW[:count]:
-            plain = (np.full((256, 256, 3), 235, np.float32), "", None)
-            hints.append(small(scene(self.library, random.Random(name), [self.cut(name, "noto")], "own", plain)[0]))
+            hints.append(small(self.alone(name, "noto")))
             names.append(name)
         hints, wanted = np.stack(hints), [edges(hint) for hint in hints]
         for weight in (0.0, 0.5, 0.8, 1.0):

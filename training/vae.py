@@ -102,9 +102,12 @@ class Pictures:
     """Scenes and their mirror images."""
 
     def __init__(self):
-        pictures = pools()[0]
-        self.held_out = pictures_to_tensor(pictures[-1][-HELD_OUT:])
-        self.pictures = [*pictures[:-1], pictures[-1][:-HELD_OUT]]
+        pictures, known = pools()
+        # Held out are scenes of all things, whatever else is there.
+        firsts = np.cumsum([0, *map(len, pictures)])
+        last = max(number for number in range(len(pictures)) if "few" not in known[firsts[number]])
+        self.held_out = pictures_to_tensor(pictures[last][-HELD_OUT:])
+        self.pictures = [some[:-HELD_OUT] if number == last else some for number, some in enumerate(pictures)]
         self.shares = np.array([len(some) for some in self.pictures]) / sum(len(some) for some in self.pictures)
 
     def batch(self, random, count, window=128):
