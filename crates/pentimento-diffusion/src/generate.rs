@@ -33,6 +33,7 @@ use crate::{
 };
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
+use pentimento_kernels::pages::ReleaseOnDrop;
 use pentimento_request::{
     ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress, Size,
     Stage, StepReport, Task, Verdict,
@@ -47,6 +48,7 @@ pub(crate) fn generate(
     progress: &mut dyn Progress,
 ) -> Result<GeneratedImage, GenerateError> {
     check(model, request)?;
+    let _pages = ReleaseOnDrop;
     let plan = Plan::new(model, request)?;
     let input = Input::of(&request.task, &plan.frame)?;
     enter(progress, Stage::Text)?;

@@ -18,7 +18,7 @@ use crate::{
     weights::Scope,
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor};
-use pentimento_kernels as kernels;
+use pentimento_kernels::{self as kernels, pages::stale};
 use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Upsample};
 pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision};
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Linear {
         if let Some(last) = dims.last_mut() {
             *last = inner;
         }
-        let mut y = vec![0f32; dims.iter().product()];
+        let mut y = stale(dims.iter().product());
         // The fused kernel takes whole groups of 16 columns.
         if inner.is_multiple_of(16) {
             interruption::check()?;
@@ -103,7 +103,7 @@ impl Linear {
         if let Some(last) = dims.last_mut() {
             *last = self.weight.n();
         }
-        let mut y = vec![0f32; dims.iter().product()];
+        let mut y = stale(dims.iter().product());
         let bias = self.bias.as_deref();
         let flops = self.flops(y.len());
         let apply = |x: &[f32], side: Option<LowRank>| {
@@ -121,7 +121,7 @@ impl Linear {
     /// Calls `apply` with the input and what its low rank's way down makes of it, if there is one.
     fn beside(&self, x: &[f32], apply: impl FnOnce(&[f32], Option<LowRank>)) {
         let Some([down, up]) = self.side.as_deref() else { return apply(x, None) };
-        let mut low = vec![0f32; x.len() / down.k().max(1) * down.n()];
+        let mut low = stale(x.len() / down.k().max(1) * down.n());
         kernels::linear(x, down, None, &mut low, Epilogue::None);
         apply(x, Some(LowRank { low: &low, up }));
     }
@@ -246,7 +246,7 @@ impl Conv2d {
         let (batch, channels, height, width) = x.dims4()?;
         let (out_height, out_width) = kernels::conv2d_output_size(height, width, &self.weight, &options);
         let outputs = self.weight.c_out();
-        let mut y = vec![0f32; batch * outputs * out_height * out_width];
+        let mut y = stale(batch * outputs * out_height * out_width);
         let shape = [batch, channels, height, width];
         let (kind, flops) = self.work(y.len());
         let convolve = |x: &[f32]| {
@@ -254,10 +254,10 @@ impl Conv2d {
                 return kernels::conv2d(x, shape, &self.weight, &options, &mut y);
             };
             let [down, up] = &**side;
-            let mut low = vec![0f32; batch * down.c_out() * out_height * out_width];
+            let mut low = stale(batch * down.c_out() * out_height * out_width);
             let plain = ConvOptions { bias: None, channel_add: None, residual: None, ..options };
             kernels::conv2d(x, shape, down, &plain, &mut low);
-            let mut added = vec![0f32; y.len()];
+            let mut added = stale(y.len());
             let onto = ConvOptions { residual: options.residual, ..ConvOptions::default() };
             kernels::conv2d(&low, [batch, down.c_out(), out_height, out_width], up, &onto, &mut added);
             let options = ConvOptions { residual: Some(&added), ..options };
@@ -299,7 +299,7 @@ impl GroupNorm {
     fn apply(&self, x: &Tensor, activation: NormActivation) -> Result<Tensor> {
         let (batch, channels) = (x.dim(0)?, x.dim(1)?);
         let shape = [batch, channels, x.elem_count() / (batch * channels)];
-        let mut y = vec![0f32; x.elem_count()];
+        let mut y = stale(x.elem_count());
         let norm = |x: &[f32]| {
             let (weight, bias) = (&self.weight, &self.bias);
             kernels::group_norm(x, shape, self.groups, weight, bias, self.epsilon, activation, &mut y);
@@ -323,7 +323,7 @@ impl LayerNorm {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = vec![0f32; x.elem_count()];
+        let mut y = stale(x.elem_count());
         let channels = self.weight.len();
         let norm = |x: &[f32]| {
             kernels::layer_norm(x, channels, &self.weight, &self.bias, self.epsilon, &mut y);
@@ -360,7 +360,7 @@ fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, mask: Mask
     let head_dim = width / heads;
     let shape = AttentionShape { batch, heads, head_dim, queries, keys: k.dim(1)? };
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut y = vec![0f32; q.elem_count()];
+    let mut y = stale(q.elem_count());
     // Of both products, q·kᵀ and its weights times v.
     let flops = 4 * (batch * queries * shape.keys * width) as u64;
     profile::layer(LayerKind::Attention, flops, || {
@@ -414,7 +414,7 @@ impl Activation {
 /// A picture's pixels as tokens: `[B, C, H, W] -> [B, H·W, C]`
 pub(crate) fn tokens(picture: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = picture.dims4()?;
-    let mut y = vec![0f32; picture.elem_count()];
+    let mut y = stale(picture.elem_count());
     with_values(picture, |x| kernels::transpose(x, [batch, channels, height * width], None, &mut y))?;
     Tensor::from_vec(y, (batch, height * width, channels), &Device::Cpu)
 }
@@ -422,7 +422,7 @@ pub(crate) fn tokens(picture: &Tensor) -> Result<Tensor> {
 /// Tokens `[B, H·W, C]` as the picture that they are, added to `picture` `[B, C, H, W]`.
 pub(crate) fn add_tokens(picture: &Tensor, tokens: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = picture.dims4()?;
-    let mut y = vec![0f32; picture.elem_count()];
+    let mut y = stale(picture.elem_count());
     with_values(picture, |picture| {
         with_values(tokens, |x| {
             kernels::transpose(x, [batch, height * width, channels], Some(picture), &mut y);

@@ -35,6 +35,7 @@ mod linear_geglu;
 mod matmul;
 mod norm;
 mod pack;
+pub mod pages;
 mod scratch;
 mod speed;
 mod transpose;

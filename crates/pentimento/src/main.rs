@@ -27,7 +27,12 @@ mod words;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use cli::{Cli, Command};
 use failure::Failure;
+use pentimento_kernels::pages::PagePool;
 use std::{process::ExitCode, time::Instant};
+
+/// Keeps the large buffers of a layer for the next one.
+#[global_allocator]
+static ALLOCATOR: PagePool = PagePool;
 
 fn main() -> ExitCode {
     let started = Instant::now();

@@ -6,7 +6,7 @@
 use super::{Conv2d, GroupNorm};
 use crate::profile::{self, LayerKind};
 use pentimento_kernels::{
-    ChannelNorm, ConvOptions, Padding, Upsample, add_channel_sums, conv2d, conv2d_output_size,
+    ChannelNorm, ConvOptions, Padding, Upsample, add_channel_sums, conv2d, conv2d_output_size, pages::stale,
 };
 
 /// Whether rows are a picture's first or last ones, beyond which a convolution sees its zeros.
@@ -71,7 +71,7 @@ impl Conv2d {
         let options = ConvOptions { padding, ..options };
         let height = x.len() / (self.weight.c_in() * width);
         let (out_height, out_width) = conv2d_output_size(height, width, &self.weight, &options);
-        let mut y = vec![0f32; self.outputs() * out_height * out_width];
+        let mut y = stale(self.outputs() * out_height * out_width);
         let (kind, flops) = self.work(y.len());
         profile::layer(kind, flops, || {
             conv2d(x, [1, self.weight.c_in(), height, width], &self.weight, &options, &mut y);

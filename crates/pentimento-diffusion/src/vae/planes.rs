@@ -10,6 +10,7 @@ use crate::{
     ops::{Conv2d, Edges, Moments, with_values},
 };
 use candle_core::{Device, Tensor};
+use pentimento_kernels::pages::stale;
 use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
 
@@ -57,7 +58,7 @@ pub(crate) struct Planes {
 impl Planes {
     /// Planes to be written band by band. Their memory is taken as it is written.
     pub(super) fn unwritten(channels: usize, height: usize, width: usize) -> Self {
-        Self { values: vec![0.0; channels * height * width], channels, height, width }
+        Self { values: stale(channels * height * width), channels, height, width }
     }
 
     /// One item of `[B, C, H, W]`.
@@ -80,7 +81,7 @@ impl Planes {
         }
         let (plane, from, length) =
             (self.height * self.width, rows.start * self.width, rows.len() * self.width);
-        let mut copy = vec![0.0; self.channels * length];
+        let mut copy = stale(self.channels * length);
         copy.par_chunks_mut(length.max(1))
             .zip(self.values.par_chunks(plane.max(1)))
             .for_each(|(copy, values)| copy.copy_from_slice(&values[from..from + length]));
@@ -140,7 +141,7 @@ pub(super) fn rows_of_band(
     if cut == (0..plane) {
         return band;
     }
-    let mut copy = vec![0.0; channels * cut.len()];
+    let mut copy = stale(channels * cut.len());
     copy.par_chunks_mut(cut.len().max(1))
         .zip(band.par_chunks(plane))
         .for_each(|(copy, plane)| copy.copy_from_slice(&plane[cut.clone()]));
