@@ -152,18 +152,8 @@ impl Layer<'_> {
 
     /// Bias and epilogue on a finished tile, while it is in the first-level cache.
     fn finish(&self, rows: Range, column: usize, width: usize) {
-        for row in rows {
-            let from = row * self.w.n() + column;
-            // SAFETY: this task alone works on this block of the output.
-            let out = unsafe { self.out.slice(from, width) };
-            let bias = self.bias.map(|bias| &bias[column..column + width]);
-            match self.epilogue {
-                Epilogue::Add(added) => {
-                    finish_row(self.isa, out, bias, &added[from..from + width], self.epilogue)
-                }
-                _ => finish_row(self.isa, out, bias, &[], self.epilogue),
-            }
-        }
+        let tile = Finished { out: self.out, n: self.w.n(), rows, column, width };
+        finish_tile(self.isa, &tile, self.bias, self.epilogue);
     }
 }
 
@@ -281,18 +271,36 @@ impl Product<'_> {
     }
 }
 
-per_isa!(fn finish_row(out: &mut [f32], bias: Option<&[f32]>, added: &[f32], epilogue: Epilogue) = finish_row_body);
+/// A tile whose sums are complete. The task that has it is the only one that works on it.
+struct Finished {
+    out: SharedOut,
+    /// Columns of the whole output.
+    n: usize,
+    rows: Range,
+    column: usize,
+    width: usize,
+}
+
+per_isa!(fn finish_tile(tile: &Finished, bias: Option<&[f32]>, epilogue: Epilogue) = finish_tile_body);
 
 #[inline(always)]
-fn finish_row_body<A: Arith>(out: &mut [f32], bias: Option<&[f32]>, added: &[f32], epilogue: Epilogue) {
-    if let Some(bias) = bias {
-        out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
-    }
-    match epilogue {
-        Epilogue::None => {}
-        Epilogue::Silu => out.iter_mut().for_each(|out| *out = silu_of::<A>(*out)),
-        Epilogue::Gelu => out.iter_mut().for_each(|out| *out = gelu_of::<A>(*out)),
-        Epilogue::QuickGelu => out.iter_mut().for_each(|out| *out = quick_gelu_of::<A>(*out)),
-        Epilogue::Add(_) => out.iter_mut().zip(added).for_each(|(out, added)| *out += added),
+fn finish_tile_body<A: Arith>(tile: &Finished, bias: Option<&[f32]>, epilogue: Epilogue) {
+    let bias = bias.map(|bias| &bias[tile.column..][..tile.width]);
+    for row in tile.rows.clone() {
+        let from = row * tile.n + tile.column;
+        // SAFETY: this task alone works on this tile.
+        let out = unsafe { tile.out.slice(from, tile.width) };
+        if let Some(bias) = bias {
+            out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+        }
+        match epilogue {
+            Epilogue::None => {}
+            Epilogue::Silu => out.iter_mut().for_each(|out| *out = silu_of::<A>(*out)),
+            Epilogue::Gelu => out.iter_mut().for_each(|out| *out = gelu_of::<A>(*out)),
+            Epilogue::QuickGelu => out.iter_mut().for_each(|out| *out = quick_gelu_of::<A>(*out)),
+            Epilogue::Add(added) => {
+                out.iter_mut().zip(&added[from..from + tile.width]).for_each(|(out, added)| *out += added)
+            }
+        }
     }
 }

@@ -10,12 +10,11 @@ mod softmax;
 
 use rayon::prelude::*;
 
-use crate::bf16::round_pairs;
 use crate::gemm::{GROUPS, Kernel, ROWS, Tile};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::Precision;
 use crate::scratch::{self, LANES, Line, SharedOut, floats_mut, words_mut};
-use softmax::{Running, softmax_block};
+use softmax::{Running, softmax_block, softmax_pairs};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +176,19 @@ impl Attention<'_> {
                 self.score(&rows, block.len(), &mut buffers);
                 self.mask(queries.start + rows.start, &block, buffers.scores);
                 let running = &mut running[rows.clone()];
-                softmax_block(self.isa, buffers.scores, block.len(), self.scale, running);
+                match self.precision {
+                    Precision::F32 => {
+                        softmax_block(self.isa, buffers.scores, block.len(), self.scale, running)
+                    }
+                    Precision::Bf16 => softmax_pairs(
+                        self.isa,
+                        buffers.scores,
+                        block.len(),
+                        self.scale,
+                        running,
+                        buffers.weights,
+                    ),
+                }
                 self.weigh(running, &rows, block.len(), first == 0, &mut buffers);
             }
         }
@@ -248,13 +259,7 @@ impl Attention<'_> {
         }
         let weights = match self.precision {
             Precision::F32 => buffers.scores.as_ptr().cast(),
-            Precision::Bf16 => {
-                for row in 0..rows.len() {
-                    let weights = &mut buffers.weights[row * BLOCK..][..keys.div_ceil(2)];
-                    round_pairs(self.isa, &buffers.scores[row * BLOCK..][..keys], weights);
-                }
-                buffers.weights.as_ptr()
-            }
+            Precision::Bf16 => buffers.weights.as_ptr(),
         };
         for column in (0..stride).step_by(GROUPS * LANES) {
             let tile = Tile {

@@ -1,7 +1,11 @@
 //! The running softmax of attention: scores of a block of keys become weights relative to the greatest score so far.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use super::BLOCK;
-use crate::isa::{Arith, per_isa};
+use crate::bf16::round_pairs;
+use crate::isa::{Arith, Isa, per_isa};
 use crate::scratch::LANES;
 
 /// What is kept of a query between blocks of keys.
@@ -17,6 +21,27 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) const START: Running = Running { max: f32::NEG_INFINITY, sum: 0.0, correction: 0.0 };
+}
+
+/// As [`softmax_block`], with the exponentials rounded to pairs of bf16: into `weights`, [`BLOCK`] words from row to row.
+pub(super) fn softmax_pairs(
+    isa: Isa,
+    scores: &mut [f32],
+    keys: usize,
+    scale: f32,
+    running: &mut [Running],
+    weights: &mut [u32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        // SAFETY: the level was checked when it became current.
+        return unsafe { avx512::softmax_pairs(scores, keys, scale, running, weights) };
+    }
+    softmax_block(isa, scores, keys, scale, running);
+    for (row, weights) in scores.chunks_exact(BLOCK).zip(weights.chunks_exact_mut(BLOCK)).take(running.len())
+    {
+        round_pairs(isa, &row[..keys], &mut weights[..keys.div_ceil(2)]);
+    }
 }
 
 per_isa!(pub(super) fn softmax_block(scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) = softmax_block_body);
