@@ -45,6 +45,18 @@ pub(crate) fn prefetch(address: *const f32) {
     let _ = address;
 }
 
+/// The same for what is read later: into the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_far(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }

@@ -1,13 +1,20 @@
 //! Winograd's algorithm F(4×4, 3×3): a 3×3 convolution of stride 1 with a quarter of the multiplications.
 //!
 //! Outputs are cut into tiles of 4×4 pixels. Each sees 6×6 inputs, which become 36 values; for each of the 36 a
-//! product over the channels follows, and the 36 sums of a tile become its 16 pixels. Lanes are tiles: 16 tiles that
-//! follow each other in reading order are a group, and a task takes up to [`TASK_GROUPS`] groups of one image.
+//! product over the channels follows, and the 36 sums of a tile become its 16 pixels. Lanes are tiles: 16 tiles of one
+//! image that follow each other in reading order are a group, and a task takes up to [`TASK_GROUPS`] groups.
+//!
+//! A task works on [`PANEL_ROWS`] output channels at a time: it makes their weights' values for some input channels
+//! (they are kept as nine taps), multiplies each of the 36, goes on with the next input channels, and turns the sums
+//! into pixels. Weights' values and sums stay in the second-level cache; the inputs' values pass through it once per
+//! panel.
 //!
 //! Errors, root mean square relative to the output's deviation at 640 channels: 1.4e-6 (the direct sum has 2.9e-7);
-//! 1.1e-3 with f16 weights (bf16 factors have 2.3e-3). Memory: 4 times the direct weights in f32, 2 times in f16, and
-//! some 6 MB of scratch per thread at 320 channels.
+//! with taps stored in f16 2e-4 (bf16 factors have 2.3e-3).
 //! Source: Lavin and Gray 2016; the points are 0, ±1/√2, ±√2 and ∞, which round less than the usual 0, ±1, ±2 and ∞.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::ops::Range;
 
@@ -15,10 +22,10 @@ use rayon::prelude::*;
 
 use super::Layer;
 use super::patches::Window;
-use super::winograd_weights::WinogradWeights;
-use crate::gemm::{GROUPS, ROWS, STEPS, Tile};
-use crate::isa::{Arith, per_isa};
-use crate::scratch::{self, LANES, Line, floats_mut, prefetch};
+use super::winograd_weights::{PANEL_STEPS, WinogradWeights};
+use crate::gemm::{GROUPS, ROWS, Tile};
+use crate::isa::{Arith, Isa, per_isa};
+use crate::scratch::{self, LANES, Line, floats_mut, prefetch, prefetch_far};
 
 /// The two pairs of points; everything below follows from them.
 pub(super) const A: f64 = std::f64::consts::FRAC_1_SQRT_2;
@@ -28,11 +35,17 @@ pub(super) const B: f64 = std::f64::consts::SQRT_2;
 const OUT: usize = 4;
 pub(super) const IN: usize = 6;
 
+/// Values of a tile's transform.
+pub(super) const VALUES: usize = IN * IN;
+
 /// Groups of 16 tiles in a task: as many as a register tile has.
 const TASK_GROUPS: usize = GROUPS;
 
-/// Output channels in a task at least; the inputs are transformed anew for each such part.
-const TASK_CHANNELS: usize = 160;
+/// Output channels whose weights are made and used at once: with [`PANEL_STEPS`] input channels 570 KiB.
+const PANEL_ROWS: usize = 6 * ROWS;
+
+/// Output channels in a task at least: with fewer the inputs would pass through the cache for too little work.
+const TASK_CHANNELS: usize = 4 * PANEL_ROWS;
 
 /// How many lines ahead the transforms ask for: 36 streams are more than the hardware follows by itself.
 const AHEAD: usize = 4;
@@ -41,27 +54,53 @@ type Lanes = [f32; LANES];
 
 /// Whether the algorithm is faster than the direct sum and its memory reasonable: large pictures, enough channels.
 pub(super) fn pays(c_out: usize, c_in: usize, pixels: usize) -> bool {
-    // Transforming costs as much per channel as some 32 channels' products.
-    c_in.min(c_out) >= 32 && pixels >= 32 * 32
+    // Transforming costs as much per channel as some 32 channels' products; a group has 16 tiles of 16 pixels.
+    c_in.min(c_out) >= 32 && pixels >= 16 * 16
 }
 
 /// The convolution of a whole batch.
 pub(super) fn run(layer: &Layer, weights: &WinogradWeights, batch: usize, (height, width): (usize, usize)) {
-    let plan = Plan { layer, weights, height, width, across: width.div_ceil(OUT) };
-    let tiles = plan.across * height.div_ceil(OUT);
     let (c_in, c_out) = (layer.w.c_in(), layer.w.c_out());
+    let across = width.div_ceil(OUT);
+    let tiles = across * height.div_ceil(OUT);
+    let plan = Plan { layer, weights, height, width, across, tiles, stride: apart(c_in) };
     // Few channels: two groups' values and sums fit into the second-level cache.
-    let groups = if c_in + c_out <= 256 { TASK_GROUPS / 2 } else { TASK_GROUPS };
-    let blocks = tiles.div_ceil(groups * LANES);
-    let wanted = (3 * rayon::current_num_threads()).div_ceil(batch * blocks);
+    let most = if c_in + c_out <= 256 { TASK_GROUPS / 2 } else { TASK_GROUPS };
+    let groups = batch * tiles.div_ceil(LANES);
+    let blocks = groups.div_ceil(most);
+    let block = |at: usize| at * most..groups.min((at + 1) * most);
+    let wanted = (3 * rayon::current_num_threads()).div_ceil(blocks);
     let parts = wanted.min(c_out / TASK_CHANNELS).max(1);
     let part = c_out.div_ceil(parts).next_multiple_of(ROWS);
-    (0..batch * blocks * parts).into_par_iter().with_max_len(1).for_each(|task| {
-        let first = task / parts % blocks * groups * LANES;
-        let channel = (task % parts * part).min(c_out);
-        let channels = channel..(channel + part).min(c_out);
-        plan.block(task / parts / blocks, first..(first + groups * LANES).min(tiles), channels);
+    let channels = |task: usize| (task * part).min(c_out)..((task + 1) * part).min(c_out);
+    let group_lines = VALUES * plan.stride;
+    if parts == 1 {
+        (0..blocks).into_par_iter().with_max_len(1).for_each(|at| {
+            let groups = block(at);
+            scratch::with(groups.len() * group_lines * LANES, |inputs| {
+                for (group, inputs) in groups.clone().zip(inputs.chunks_exact_mut(group_lines)) {
+                    plan.transform_inputs(group, inputs);
+                }
+                plan.block(groups, channels(0), inputs);
+            });
+        });
+        return;
+    }
+    // Several tasks read the same inputs: those are transformed before.
+    scratch::with(groups * group_lines * LANES, |inputs| {
+        let each_group = inputs.par_chunks_exact_mut(group_lines).with_max_len(1).enumerate();
+        each_group.for_each(|(group, inputs)| plan.transform_inputs(group, inputs));
+        (0..blocks * parts).into_par_iter().with_max_len(1).for_each(|task| {
+            let groups = block(task / parts);
+            let inputs = &inputs[groups.start * group_lines..groups.end * group_lines];
+            plan.block(groups, channels(task % parts), inputs);
+        });
     });
+}
+
+/// Lines from one of the 36 values to the next: an odd number, so that they do not all fall into one set of the cache.
+fn apart(lines: usize) -> usize {
+    lines | 1
 }
 
 struct Plan<'a> {
@@ -71,37 +110,43 @@ struct Plan<'a> {
     width: usize,
     /// Tiles in a row.
     across: usize,
+    /// Tiles in an image.
+    tiles: usize,
+    /// Lines from one of a group's 36 values to the next, each for all input channels.
+    stride: usize,
 }
 
 impl Plan<'_> {
-    /// One task: some tiles of an image by some output channels.
-    fn block(&self, image: usize, tiles: Range<usize>, channels: Range<usize>) {
-        let (c_in, groups) = (self.layer.w.c_in(), tiles.len().div_ceil(LANES));
-        let group =
-            |group: usize| tiles.start + group * LANES..tiles.end.min(tiles.start + (group + 1) * LANES);
-        // Inputs: [group][36][c_in][16 tiles]. Sums: [36][channel][group][16 tiles].
-        scratch::with(groups * IN * IN * c_in * LANES, |inputs| {
-            for (at, inputs) in inputs.chunks_exact_mut(IN * IN * c_in).enumerate() {
-                self.transform_inputs(image, group(at), inputs);
-            }
-            scratch::with(IN * IN * channels.len() * groups * LANES, |sums| {
-                let plane = channels.len() * groups;
-                for (at, sums) in sums.chunks_exact_mut(plane).enumerate() {
-                    self.multiply(at, &channels, groups, inputs, sums);
-                }
-                for (c, channel) in channels.clone().enumerate() {
-                    for at in 0..groups {
-                        let mut rows = [[0.0; OUT * LANES]; OUT];
-                        outputs(self.layer.isa, &sums[c * groups + at..], plane, &mut rows);
-                        self.store(image, channel, group(at), &mut rows);
+    /// The image and the tiles of a group.
+    fn group(&self, group: usize) -> (usize, Range<usize>) {
+        let groups = self.tiles.div_ceil(LANES);
+        let first = group % groups * LANES;
+        (group / groups, first..self.tiles.min(first + LANES))
+    }
+
+    /// One task: some groups by some output channels. Inputs: `[group][36][stride, of which c_in][16 tiles]`.
+    fn block(&self, groups: Range<usize>, channels: Range<usize>, inputs: &[Line]) {
+        // Sums: [36][plane, of which channel and group][16 tiles].
+        let plane = apart(PANEL_ROWS * groups.len());
+        scratch::with(VALUES * plane * LANES, |sums| {
+            for first in channels.clone().step_by(PANEL_ROWS) {
+                let rows = first..channels.end.min(first + PANEL_ROWS);
+                self.multiply(&rows, groups.len(), inputs, sums, plane);
+                for (row, channel) in rows.enumerate() {
+                    for (at, group) in groups.clone().enumerate() {
+                        let mut pixels = [[0.0; OUT * LANES]; OUT];
+                        let sums = &sums[row * groups.len() + at..];
+                        pixels_of(self.layer.isa, sums, plane, &mut pixels);
+                        self.store(group, channel, &mut pixels);
                     }
                 }
-            });
+            }
         });
     }
 
-    /// Transforms the inputs of a group of tiles, channel by channel.
-    fn transform_inputs(&self, image: usize, tiles: Range<usize>, inputs: &mut [Line]) {
+    /// Transforms the inputs of a group of tiles, channel by channel: `[36][stride, of which c_in][16 tiles]`.
+    fn transform_inputs(&self, group: usize, inputs: &mut [Line]) {
+        let (image, tiles) = self.group(group);
         let (first, last) = (tiles.start, tiles.end - 1);
         let (top, bottom) = (first / self.across, last / self.across);
         let (left, right) = match top == bottom {
@@ -125,47 +170,61 @@ impl Plan<'_> {
             for channel in 0..c_in {
                 self.layer.patches.stage(image, channel..channel + 1, &window, stage);
                 self.layer.patches.prefetch(image, channel + 2, &window);
-                inputs_of_channel(self.layer.isa, stage, &at, window.columns, &mut inputs[channel..], c_in);
+                values_of(self.layer.isa, stage, &at, window.columns, &mut inputs[channel..], self.stride);
             }
         });
     }
 
-    /// The product over the channels for one of the 36 values.
+    /// The products over the channels for a panel of output channels.
     fn multiply(
         &self,
-        at: usize,
         channels: &Range<usize>,
         groups: usize,
         inputs: &[Line],
         sums: &mut [Line],
+        plane: usize,
     ) {
-        let (c_out, c_in) = (self.layer.w.c_out(), self.layer.w.c_in());
-        let mut panel = [0.0; ROWS * STEPS];
-        assert!(inputs.len() >= ((groups - 1) * IN * IN + at + 1) * c_in, "transformed inputs");
-        assert!(sums.len() >= channels.len() * groups, "sums");
-        for step in (0..c_in.max(1)).step_by(STEPS) {
-            for channel in channels.clone().step_by(ROWS) {
-                let (rows, steps) = (ROWS.min(channels.end - channel), STEPS.min(c_in - step));
-                let from = (at * c_out + channel) * c_in + step;
-                let (a, a_stride) = self.weights.panel(self.layer.isa, from, c_in, rows, steps, &mut panel);
-                let tile = Tile {
-                    steps,
-                    a,
-                    a_stride,
-                    b: inputs.as_ptr().wrapping_add(at * c_in + step),
-                    b_stride: IN * IN * c_in,
-                    c: sums[(channel - channels.start) * groups..].as_mut_ptr().cast(),
-                    c_stride: groups * LANES,
-                    add: step > 0,
-                };
-                // SAFETY: the operands hold these channels and groups by the assertions above.
-                unsafe { self.layer.kernel.run(rows, groups * LANES, &tile) };
+        let c_in = self.layer.w.c_in();
+        assert!(inputs.len() >= groups * VALUES * self.stride, "transformed inputs");
+        assert!(sums.len() >= VALUES * plane && plane >= channels.len() * groups, "sums");
+        // Parts of the sum of the same size, as far as whole lines allow.
+        let part = c_in.div_ceil(c_in.div_ceil(PANEL_STEPS).max(1)).next_multiple_of(LANES).max(1);
+        let value_stride = apart(PANEL_ROWS * PANEL_STEPS / LANES);
+        scratch::with(VALUES * value_stride * LANES, |panel| {
+            for step in (0..c_in).step_by(part) {
+                let steps = step..c_in.min(step + part);
+                self.weights.expand(self.layer.isa, c_in, channels.clone(), &steps, panel, value_stride);
+                for at in 0..VALUES {
+                    for row in (0..channels.len()).step_by(ROWS) {
+                        let a = panel[at * value_stride + row * PANEL_STEPS / LANES..].as_ptr();
+                        let tile = Tile {
+                            steps: steps.len(),
+                            a: a.cast(),
+                            a_stride: PANEL_STEPS,
+                            b: inputs.as_ptr().wrapping_add(at * self.stride + step),
+                            b_stride: VALUES * self.stride,
+                            c: sums[at * plane + row * groups..].as_mut_ptr().cast(),
+                            c_stride: groups * LANES,
+                            add: step > 0,
+                        };
+                        let rows = ROWS.min(channels.len() - row);
+                        let next = inputs.as_ptr().wrapping_add((at + 1) * self.stride + step);
+                        for group in 0..groups {
+                            for line in (row / ROWS..steps.len()).step_by(PANEL_ROWS / ROWS) {
+                                prefetch_far(next.wrapping_add(group * VALUES * self.stride + line).cast());
+                            }
+                        }
+                        // SAFETY: the operands hold these channels and groups by the assertions above.
+                        unsafe { self.layer.kernel.run(rows, groups * LANES, &tile) };
+                    }
+                }
             }
-        }
+        });
     }
 
     /// Writes a group's pixels, cropped to the picture, with bias and additions.
-    fn store(&self, image: usize, channel: usize, tiles: Range<usize>, rows: &mut [[f32; OUT * LANES]; OUT]) {
+    fn store(&self, group: usize, channel: usize, rows: &mut [[f32; OUT * LANES]; OUT]) {
+        let (image, tiles) = self.group(group);
         let mut tile = tiles.start;
         while tile < tiles.end {
             let (y, x) = (tile / self.across * OUT, tile % self.across * OUT);
@@ -186,6 +245,26 @@ impl Plan<'_> {
     }
 }
 
+/// The 36 values of 16 tiles in one channel, written `stride` lines apart.
+fn values_of(isa: Isa, stage: &[f32], at: &[u32; LANES], columns: usize, inputs: &mut [Line], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && avx512::fits(at) {
+        // SAFETY: the level was checked when it became current.
+        return unsafe { avx512::inputs_of_channel(stage, at, columns, inputs, stride) };
+    }
+    inputs_of_channel(isa, stage, at, columns, inputs, stride);
+}
+
+/// The pixels of 16 tiles in one channel, from 36 lines `stride` apart.
+fn pixels_of(isa: Isa, sums: &[Line], stride: usize, rows: &mut [[f32; OUT * LANES]; OUT]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: the level was checked when it became current.
+        return unsafe { avx512::outputs(sums, stride, rows) };
+    }
+    outputs(isa, sums, stride, rows);
+}
+
 per_isa!(
     fn inputs_of_channel(
         stage: &[f32],
@@ -197,7 +276,6 @@ per_isa!(
 );
 per_isa!(fn outputs(sums: &[Line], stride: usize, rows: &mut [[f32; OUT * LANES]; OUT]) = outputs_body);
 
-/// The 36 values of 16 tiles in one channel, written `stride` lines apart.
 #[inline(always)]
 fn inputs_of_channel_body<R: Arith>(
     stage: &[f32],
@@ -244,7 +322,6 @@ fn inputs_of_channel_body<R: Arith>(
     }
 }
 
-/// The pixels of 16 tiles in one channel, from 36 lines `stride` apart.
 #[inline(always)]
 fn outputs_body<R: Arith>(sums: &[Line], stride: usize, rows: &mut [[f32; OUT * LANES]; OUT]) {
     let mut half = [[[0.0; LANES]; IN]; OUT];

@@ -1,22 +1,26 @@
-//! Weights of a 3×3 convolution transformed for Winograd's algorithm: `[36][c_out][c_in]`.
+//! Weights of a 3×3 convolution for Winograd's algorithm: kept as their nine taps, `[c_out][9][c_in]`, and made into the
+//! 36 values of a tile's transform when they are used.
 //!
-//! Computed in f64 and rounded once, to f32 or to f16. A row's kernels lie tap by tap in the checkpoint's order; they
-//! are first parted into nine planes over the channels, so that the channels are lanes.
+//! The values would take four times the memory of the taps and four times their bandwidth; to make them costs about
+//! as much as to widen them from half precision. Channels are lanes.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use std::ops::Range;
 
-use super::winograd::{A, B, IN};
-use crate::gemm::{ROWS, STEPS};
+use super::winograd::{A, B, IN, VALUES};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::WeightsRef;
-use crate::scratch::{LANES, prefetch};
+use crate::scratch::{LANES, Line, floats_mut, prefetch};
 
-/// Values of a tile's transform.
-const VALUES: usize = IN * IN;
+/// Taps of a kernel.
+const TAPS: usize = 9;
 
-/// Transformed weights, by storage.
+/// Input channels whose values are made at once at most.
+pub(super) const PANEL_STEPS: usize = 112;
+
+/// The taps, by storage.
 #[derive(Clone, Debug)]
 pub(super) enum WinogradWeights {
     F32(Vec<f32>),
@@ -24,56 +28,61 @@ pub(super) enum WinogradWeights {
 }
 
 impl WinogradWeights {
-    pub(super) fn transform_f32(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        WinogradWeights::F32(transform(weights, c_out, c_in, |row, out: &mut [f32]| out.copy_from_slice(row)))
+    pub(super) fn new_f32(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+        WinogradWeights::F32(by_taps(weights, c_out, c_in, |row, out: &mut [f32]| out.copy_from_slice(row)))
     }
 
-    pub(super) fn transform_f16(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        WinogradWeights::F16(transform(weights, c_out, c_in, |row, out: &mut [f16]| {
+    pub(super) fn new_f16(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+        WinogradWeights::F16(by_taps(weights, c_out, c_in, |row, out: &mut [f16]| {
             out.convert_from_f32_slice(row);
         }))
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            WinogradWeights::F32(values) => size_of_val(&values[..]),
-            WinogradWeights::F16(values) => size_of_val(&values[..]),
+            WinogradWeights::F32(taps) => size_of_val(&taps[..]),
+            WinogradWeights::F16(taps) => size_of_val(&taps[..]),
         }
     }
 
-    /// The left factor of a register tile, `count` steps of `rows` rows from index `from` on, `stride` apart: the
-    /// words and their stride. f16 is widened into `panel`. The next tile's weights are asked for, since each is used
-    /// once per task and comes from far away.
-    pub(super) fn panel(
+    /// Makes the values of some input channels, at most [`PANEL_STEPS`], for some output channels: in `panel`,
+    /// `[36][value_stride lines, of which output channel and PANEL_STEPS words]`.
+    pub(super) fn expand(
         &self,
         isa: Isa,
-        from: usize,
-        stride: usize,
-        rows: usize,
-        count: usize,
-        panel: &mut [f32; ROWS * STEPS],
-    ) -> (*const u32, usize) {
-        match self {
-            WinogradWeights::F32(values) => {
-                for row in ROWS..2 * ROWS {
-                    for at in (0..count).step_by(LANES) {
-                        prefetch(values.as_ptr().wrapping_add(from + row * stride + at));
+        c_in: usize,
+        channels: Range<usize>,
+        steps: &Range<usize>,
+        panel: &mut [Line],
+        value_stride: usize,
+    ) {
+        let mut wide = [[0.0_f32; PANEL_STEPS]; TAPS];
+        let count = steps.len();
+        for (row, channel) in channels.enumerate() {
+            for (tap, wide) in wide.iter_mut().enumerate() {
+                let from = (channel * TAPS + tap) * c_in + steps.start;
+                // The same channels of the next row: each weight comes from far away and is used once per task.
+                let next = from + TAPS * c_in;
+                match self {
+                    WinogradWeights::F32(taps) => {
+                        ask(&taps[..], next, count);
+                        wide[..count].copy_from_slice(&taps[from..from + count]);
+                    }
+                    WinogradWeights::F16(taps) => {
+                        ask(&taps[..], next, count);
+                        widen(isa, &taps[from..from + count], &mut wide[..count]);
                     }
                 }
-                assert!(from + (rows - 1) * stride + count <= values.len(), "transformed weights");
-                (values[from..].as_ptr().cast(), stride)
             }
-            WinogradWeights::F16(values) => {
-                for (row, panel) in panel.chunks_exact_mut(STEPS).take(rows).enumerate() {
-                    let next = from + (row + ROWS) * stride;
-                    for at in (0..count).step_by(2 * LANES) {
-                        prefetch(values.as_ptr().wrapping_add(next + at).cast());
-                    }
-                    widen(isa, &values[from + row * stride..][..count], &mut panel[..count]);
-                }
-                (panel.as_ptr().cast(), STEPS)
-            }
+            values_of_taps(isa, &wide, count, &mut panel[row * PANEL_STEPS / LANES..], value_stride);
         }
+    }
+}
+
+/// Asks for `count` elements from index `from` on, if there are such.
+fn ask<T>(values: &[T], from: usize, count: usize) {
+    for at in (0..count).step_by(64 / size_of::<T>()) {
+        prefetch(values.as_ptr().wrapping_add(from + at).cast());
     }
 }
 
@@ -104,65 +113,66 @@ fn widen_avx512(from: &[f16], to: &mut [f32]) {
     rest.convert_to_f32_slice(out_rest);
 }
 
-/// Transforms all weights; `store` converts a row of `c_in` values.
-fn transform<T: Copy + Default + Send>(
+/// Parts each output channel's kernels into nine rows over the input channels; `store` converts such a row.
+fn by_taps<T: Copy + Default + Send>(
     weights: WeightsRef,
     c_out: usize,
     c_in: usize,
     store: impl Fn(&[f32], &mut [T]) + Sync,
 ) -> Vec<T> {
-    let isa = Isa::current();
-    let mut out = vec![T::default(); VALUES * c_out * c_in];
-    // The rows of one output channel, one from each of the 36 planes.
-    let mut planes: Vec<_> = out
-        .chunks_exact_mut((c_out * c_in).max(1))
-        .map(|plane| plane.chunks_exact_mut(c_in.max(1)))
-        .collect();
-    let channels: Vec<Vec<&mut [T]>> =
-        (0..c_out).map(|_| planes.iter_mut().filter_map(Iterator::next).collect()).collect();
-    channels.into_par_iter().enumerate().for_each_init(
-        || (vec![0.0; 9 * c_in], vec![0.0; 9 * c_in], vec![0.0; VALUES * c_in]),
-        |(row, taps, values), (channel, targets)| {
-            weights.read(channel * 9 * c_in, row);
-            for (at, kernel) in row.chunks_exact(9).enumerate() {
-                for (tap, weight) in kernel.iter().enumerate() {
-                    taps[tap * c_in + at] = *weight;
+    let mut out = vec![T::default(); c_out * TAPS * c_in];
+    out.par_chunks_mut((TAPS * c_in).max(1)).enumerate().for_each_init(
+        || (vec![0.0; TAPS * c_in], vec![0.0; c_in]),
+        |(kernels, plane), (channel, out)| {
+            weights.read(channel * TAPS * c_in, kernels);
+            for (tap, out) in out.chunks_exact_mut(c_in).enumerate() {
+                for (value, kernel) in plane.iter_mut().zip(kernels.chunks_exact(TAPS)) {
+                    *value = kernel[tap];
                 }
-            }
-            transform_planes(isa, taps, c_in, values);
-            for (values, target) in values.chunks_exact(c_in).zip(targets) {
-                store(values, target);
+                store(plane, out);
             }
         },
     );
     out
 }
 
-per_isa!(fn transform_planes(taps: &[f32], c_in: usize, values: &mut [f32]) = transform_planes_body);
+per_isa!(
+    fn values_of_taps(
+        taps: &[[f32; PANEL_STEPS]; TAPS],
+        count: usize,
+        panel: &mut [Line],
+        value_stride: usize,
+    ) = values_of_taps_body
+);
 
-/// `[9][c_in]` taps to `[36][c_in]` values.
+type Lanes = [f32; LANES];
+
+/// The 36 values of `count` kernels, [`LANES`] at a time.
 #[inline(always)]
-fn transform_planes_body<R: Arith>(taps: &[f32], c_in: usize, values: &mut [f32]) {
-    for from in (0..c_in).step_by(8) {
-        let lanes = 8.min(c_in - from);
-        let mut kernel = [[[0.0_f64; 8]; 3]; 3];
-        for y in 0..3 {
-            for x in 0..3 {
-                for lane in 0..lanes {
-                    kernel[y][x][lane] = f64::from(taps[(3 * y + x) * c_in + from + lane]);
-                }
-            }
-        }
-        let mut columns = [[[0.0_f64; 8]; IN]; 3];
+fn values_of_taps_body<R: Arith>(
+    taps: &[[f32; PANEL_STEPS]; TAPS],
+    count: usize,
+    panel: &mut [Line],
+    value_stride: usize,
+) {
+    for (line, from) in (0..count).step_by(LANES).enumerate() {
+        let mut columns = [[[0.0; LANES]; IN]; 3];
         for x in 0..3 {
-            columns[x] = transform_three(&kernel[0][x], &kernel[1][x], &kernel[2][x]);
+            let mut column = [[0.0; LANES]; 3];
+            for y in 0..3 {
+                column[y].copy_from_slice(&taps[3 * y + x][from..from + LANES]);
+            }
+            columns[x] = transform_weights::<R>(&column);
         }
         for y in 0..IN {
-            let row = transform_three(&columns[0][y], &columns[1][y], &columns[2][y]);
+            let mut row = [[0.0; LANES]; 3];
+            for x in 0..3 {
+                row[x] = columns[x][y];
+            }
+            let row = transform_weights::<R>(&row);
             for x in 0..IN {
-                for lane in 0..lanes {
-                    values[(y * IN + x) * c_in + from + lane] = row[x][lane] as f32;
-                }
+                let out = floats_mut(&mut panel[(y * IN + x) * value_stride + line..][..1]);
+                out.copy_from_slice(&row[x]);
             }
         }
     }
@@ -170,20 +180,27 @@ fn transform_planes_body<R: Arith>(taps: &[f32], c_in: usize, values: &mut [f32]
 
 /// The polynomial with coefficients `g` at each point, divided by the product of its distances to the others.
 #[inline(always)]
-fn transform_three(g0: &[f64; 8], g1: &[f64; 8], g2: &[f64; 8]) -> [[f64; 8]; IN] {
-    const ZERO: f64 = 1.0 / (A * A * B * B);
+fn transform_weights<R: Arith>(g: &[Lanes; 3]) -> [Lanes; IN] {
+    const ZERO: f32 = (1.0 / (A * A * B * B)) as f32;
     const AT_A: f64 = 0.5 / (A * A * (A * A - B * B));
     const AT_B: f64 = 0.5 / (B * B * (B * B - A * A));
-    let mut out = [[0.0; 8]; IN];
-    for l in 0..8 {
-        let (even_a, odd_a) = (AT_A * (g0[l] + A * A * g2[l]), AT_A * A * g1[l]);
-        let (even_b, odd_b) = (AT_B * (g0[l] + B * B * g2[l]), AT_B * B * g1[l]);
-        out[0][l] = ZERO * g0[l];
+    const EVEN_A: [f32; 2] = [AT_A as f32, (AT_A * A * A) as f32];
+    const EVEN_B: [f32; 2] = [AT_B as f32, (AT_B * B * B) as f32];
+    const ODD_A: f32 = (AT_A * A) as f32;
+    const ODD_B: f32 = (AT_B * B) as f32;
+    let mut out = [[0.0; LANES]; IN];
+    for l in 0..LANES {
+        let (even_a, odd_a) = (R::fma(EVEN_A[1], g[2][l], EVEN_A[0] * g[0][l]), ODD_A * g[1][l]);
+        let (even_b, odd_b) = (R::fma(EVEN_B[1], g[2][l], EVEN_B[0] * g[0][l]), ODD_B * g[1][l]);
+        out[0][l] = ZERO * g[0][l];
         out[1][l] = even_a + odd_a;
         out[2][l] = even_a - odd_a;
         out[3][l] = even_b + odd_b;
         out[4][l] = even_b - odd_b;
-        out[5][l] = g2[l];
+        out[5][l] = g[2][l];
     }
     out
 }
+
+const _: () = assert!(PANEL_STEPS.is_multiple_of(LANES), "rows of a panel are whole lines");
+const _: () = assert!(VALUES == IN * IN, "a value for each pair of points");

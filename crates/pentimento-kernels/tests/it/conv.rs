@@ -216,20 +216,21 @@ fn a_norm_on_the_way_in_is_the_norm_before() {
 
 #[test]
 fn the_algorithm_follows_from_the_size() {
-    let w = vec![0.5; 512 * 512 * 9];
-    let bytes = |c_in: usize, c_out: usize, precision: Precision, pixels: usize| {
-        let weights = &w[..c_in * c_out * 9];
-        PackedConv::pack_for(weights, [c_out, c_in, 3, 3], precision, pixels).bytes() as f64
-            / weights.len() as f64
+    let w = vec![0.5; 64 * 64 * 9];
+    let packed = |c_in: usize, precision: Precision, pixels: usize| {
+        let packed = PackedConv::pack_for(&w[..64 * c_in * 9], [64, c_in, 3, 3], precision, pixels);
+        (packed.precision(), packed.bytes() / (64 * c_in * 9))
     };
-    // Bytes a weight: direct 4 and 2; Winograd 36 values for 9 weights.
-    assert_eq!(bytes(64, 64, Precision::F32, 0), 4.0);
-    assert_eq!(bytes(64, 64, Precision::Bf16, 16 * 16), 2.0);
-    assert_eq!(bytes(64, 64, Precision::F32, 64 * 64), 16.0);
-    assert_eq!(bytes(64, 64, Precision::Bf16, 64 * 64), 16.0);
-    assert_eq!(bytes(512, 512, Precision::Bf16, 64 * 64), 8.0);
-    // Too few channels to be worth it.
-    assert_eq!(bytes(4, 64, Precision::F32, 64 * 64), 4.0);
+    // The precision of the products, and bytes a weight: Winograd multiplies in f32 and keeps taps of the precision's size.
+    assert_eq!(packed(64, Precision::Bf16, 0), (Precision::Bf16, 2));
+    assert_eq!(packed(64, Precision::Bf16, 8 * 8), (Precision::Bf16, 2));
+    assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::F32, 2));
+    assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 4));
+    assert!(PackedConv::winograd_pays([64, 64, 3, 3], 16 * 16));
+    // Too small a picture, too few channels, another kernel.
+    assert!(!PackedConv::winograd_pays([64, 64, 3, 3], 8 * 8));
+    assert!(!PackedConv::winograd_pays([64, 4, 3, 3], 64 * 64));
+    assert!(!PackedConv::winograd_pays([64, 64, 1, 1], 64 * 64));
 }
 
 #[test]
