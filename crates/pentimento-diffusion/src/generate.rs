@@ -22,6 +22,7 @@ use crate::{
     lora::WantedLora,
     model::{Bound, Model, Precision},
     noise::Noise,
+    ops::ReleaseOnDrop,
     pixels, placing,
     plan::Plan,
     prompt,
@@ -33,7 +34,6 @@ use crate::{
 };
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
-use pentimento_kernels::pages::ReleaseOnDrop;
 use pentimento_request::{
     ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress, Size,
     Stage, StepReport, Task, Verdict,

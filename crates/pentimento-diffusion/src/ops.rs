@@ -18,7 +18,8 @@ use crate::{
     weights::Scope,
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor};
-use pentimento_kernels::{self as kernels, pages::stale};
+use pentimento_kernels as kernels;
+pub(crate) use pentimento_kernels::pages::{ReleaseOnDrop, stale};
 use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Upsample};
 pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision};
 use std::sync::Arc;

@@ -3,10 +3,10 @@
 //! Shapes: rows of a picture are `[C, rows, W]`. A convolution is given the rows around its own too, except where the
 //! picture ends; a norm first sees all of the picture, part by part, and is then applied part by part.
 
-use super::{Conv2d, GroupNorm};
+use super::{Conv2d, GroupNorm, stale};
 use crate::profile::{self, LayerKind};
 use pentimento_kernels::{
-    ChannelNorm, ConvOptions, Padding, Upsample, add_channel_sums, conv2d, conv2d_output_size, pages::stale,
+    ChannelNorm, ConvOptions, Padding, Upsample, add_channel_sums, conv2d, conv2d_output_size,
 };
 
 /// Whether rows are a picture's first or last ones, beyond which a convolution sees its zeros.

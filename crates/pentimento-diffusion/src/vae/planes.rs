@@ -7,10 +7,9 @@
 
 use crate::{
     error::Result,
-    ops::{Conv2d, Edges, Moments, with_values},
+    ops::{Conv2d, Edges, Moments, stale, with_values},
 };
 use candle_core::{Device, Tensor};
-use pentimento_kernels::pages::stale;
 use rayon::prelude::*;
 use std::{borrow::Cow, ops::Range};
 

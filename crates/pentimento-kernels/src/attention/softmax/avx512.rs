@@ -76,7 +76,7 @@ fn powers(x: __m512) -> __m512 {
     _mm512_scalef_ps(p, x)
 }
 
-const P0: f32 = 0.999_925_22;
+const P0: f32 = 0.999_925_2;
 const P1: f32 = 0.695_833_5;
 const P2: f32 = 0.226_067_16;
 const P3: f32 = 0.078_024_52;
