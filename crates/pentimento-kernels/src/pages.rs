@@ -245,7 +245,8 @@ mod tests {
             assert!((1..=MOST_KEPT).contains(&Kept::lock().bytes));
         }
         release();
-        assert_eq!((Kept::lock().bytes, Kept::lock().count), (0, 0));
+        let kept = Kept::lock();
+        assert_eq!((kept.bytes, kept.count), (0, 0));
     }
 
     #[test]
