@@ -1,9 +1,11 @@
 """Pentimento and its peers on the same random weights, in turns, in one run; prints seconds and ratios.
 
     python compare.py FOLDER PENTIMENTO [--peers openvino-bf16,…] [--dtypes f32,bf16] [--stages unet_step,…] [--rounds N]
+                      [--json FILE]
 
 FOLDER comes from make.py, PENTIMENTO is the program's release build. A ratio is the peer's median over Pentimento's, so
 above 1 Pentimento is faster. Errors are those of one UNet call, root mean square relative to PyTorch in f32.
+FILE gets every figure of the run; draw.py makes the plot and the tables of it.
 """
 
 import argparse
@@ -71,25 +73,32 @@ def main():
     parser.add_argument("--stages", default="unet_step,vae_decode")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--errors", action="store_true", help="also the error of one UNet call")
+    parser.add_argument("--json", type=pathlib.Path, help="also write every figure to this file")
     typed = parser.parse_args()
     ours = [Pentimento(typed.folder, typed.pentimento, dtype) for dtype in typed.dtypes.split(",")]
     peers = [Peer(typed.folder, name) for name in typed.peers.split(",") if name]
+    figures = {"stages": {}, "peak_bytes": {}, "errors": {}}
     for stage in typed.stages.split(","):
         seconds = {one.name: [] for one in ours + peers}
         for _ in range(typed.rounds):
             for one in ours + peers:
                 seconds[one.name].append(one.ask(stage))
+        figures["stages"][stage] = seconds
         print(f"\n{stage:<12} median       " + "".join(f"over {one.name:<20}" for one in ours))
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         for name, median in medians.items():
             ratios = "".join(f"{median / medians[one.name]:<25.2f}" for one in ours)
             print(f"{name:<24} {median:8.3f} s   {ratios}", flush=True)
     for one in ours + peers:
-        line = f"{one.name:<24} peak memory {one.ask('memory') / 2**30:.2f} GiB"
+        figures["peak_bytes"][one.name] = one.ask("memory")
+        line = f"{one.name:<24} peak memory {figures['peak_bytes'][one.name] / 2**30:.2f} GiB"
         if typed.errors:
             one.ask("out")
-            line += f", error {error(typed.folder, one.name):.1e}"
+            figures["errors"][one.name] = error(typed.folder, one.name)
+            line += f", error {figures['errors'][one.name]:.1e}"
         print(line)
+    if typed.json:
+        typed.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
