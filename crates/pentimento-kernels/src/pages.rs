@@ -2,7 +2,7 @@
 //!
 //! A layer's result is a new buffer of up to some hundred megabytes, and the layer before has just freed one like it. The
 //! system would take those pages back and hand out others, each cleared at its first touch, which costs 8 % of a UNet
-//! step. [`PagePool`] keeps them instead: blocks of [`LARGE`] bytes and more, [`MOST_KEPT`] bytes in all, the oldest leave
+//! step. [`PagePool`] keeps them instead: blocks of 256 KiB and more, 384 MiB in all, the oldest leave
 //! first. Smaller blocks are the system's own business.
 //!
 //! A program opts in with `#[global_allocator]`; without it everything here works, and nothing is kept.
