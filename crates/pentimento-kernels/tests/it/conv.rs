@@ -215,6 +215,23 @@ fn a_norm_on_the_way_in_is_the_norm_before() {
 }
 
 #[test]
+fn without_inputs_the_bias_is_left() {
+    let (bias, none) = ([1.5, -2.0, 0.25], &[0.0_f32; 0][..]);
+    let options = ConvOptions { padding: Padding::all(1), bias: Some(&bias), ..ConvOptions::default() };
+    for packed in [
+        PackedConv::pack(none, [3, 0, 3, 3], Precision::F32),
+        PackedConv::pack_winograd(none, 3, 0),
+        PackedConv::pack_winograd_f16(none, 3, 0),
+    ] {
+        let mut out = vec![f32::NAN; 3 * 8 * 8];
+        conv2d(&[], [1, 0, 8, 8], &packed, &options, &mut out);
+        for (channel, bias) in out.chunks_exact(8 * 8).zip(bias) {
+            assert!(channel.iter().all(|value| *value == bias));
+        }
+    }
+}
+
+#[test]
 fn the_algorithm_follows_from_the_size() {
     let w = vec![0.5; 64 * 64 * 9];
     let packed = |c_in: usize, precision: Precision, pixels: usize| {
