@@ -128,5 +128,5 @@ pub(crate) fn of_clip(parameters: [u64; 2], vae: &VaeConfig, clip: &VisionConfig
 /// Maps of the finest level that a block's tape holds.
 const BLOCK: f64 = 10.0;
 
-/// How often the decoder's weights are held: half of an autoencoder's, there and back, and transformed for Winograd's way.
+/// How often an autoencoder's weights are counted for its decoder: some twice what that holds, there and back.
 const DECODER: u64 = 5;

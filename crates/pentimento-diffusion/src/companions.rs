@@ -15,10 +15,10 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Folders in which the control network for edges may lie.
-const CANNY_FOLDERS: [&str; 2] = ["controlnet-canny", "controlnet"];
+pub(crate) const CANNY_FOLDERS: [&str; 2] = ["controlnet-canny", "controlnet"];
 
 /// Folders in which the control network for texture may lie.
-const TILE_FOLDERS: [&str; 1] = ["controlnet-tile"];
+pub(crate) const TILE_FOLDERS: [&str; 1] = ["controlnet-tile"];
 
 /// Folder of the adapters.
 pub(crate) const LORA_FOLDER: &str = "loras";

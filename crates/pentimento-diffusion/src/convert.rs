@@ -3,7 +3,7 @@
 //! Tensors are read, rounded and written one by one, so that a model needs no more memory than its largest tensor.
 
 use crate::{
-    companions::{LORA_FOLDER, lora_name},
+    companions::{CANNY_FOLDERS, LORA_FOLDER, TILE_FOLDERS, lora_name},
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
     weights::Weights,
@@ -27,18 +27,18 @@ pub enum StoredAs {
     Bf16,
 }
 
-/// Parts that have weights, and networks that lie beside them, with the stem of their files' names.
-const PARTS: [(&str, &str); 10] = [
+/// Stem of the names of diffusers' files of weights.
+const DIFFUSERS: &str = "diffusion_pytorch_model";
+
+/// Parts that have weights, and encoders that lie beside them, with the stem of their files' names.
+const PARTS: [(&str, &str); 7] = [
     ("text_encoder", "model"),
     ("text_encoder_2", "model"),
-    ("unet", "diffusion_pytorch_model"),
-    ("vae", "diffusion_pytorch_model"),
+    ("unet", DIFFUSERS),
+    ("vae", DIFFUSERS),
     ("safety_checker", "model"),
     ("image_encoder", "model"),
     ("clip_model", "model"),
-    ("controlnet-canny", "diffusion_pytorch_model"),
-    ("controlnet", "diffusion_pytorch_model"),
-    ("controlnet-tile", "diffusion_pytorch_model"),
 ];
 
 /// Types of tensors that count something and are no weights, as the `position_ids` of older files.
@@ -61,8 +61,8 @@ const DOCUMENTS: [&str; 13] = [
     "tokenizer_2/special_tokens_map.json",
 ];
 
-/// Writes a model into an empty folder, with its own control networks and adapters; these stay as they are. Without a type every tensor keeps its own, and those whose own cannot be written
-/// (quantised ones, 8-bit floats) become f16.
+/// Writes a model into an empty folder, with its own control networks and adapters; the adapters stay as they are. Without
+/// a type every tensor keeps its own, and those whose own cannot be written (quantised ones, 8-bit floats) become f16.
 ///
 /// # Errors
 /// Names the file and the tensor: what cannot be read or written, and values that the new type cannot hold.
@@ -72,7 +72,8 @@ pub fn convert(files: &dyn ModelFiles, folder: &Path, stored_as: Option<StoredAs
             put(folder, path, &bytes)?;
         }
     }
-    for (part, stem) in PARTS {
+    let controls = CANNY_FOLDERS.into_iter().chain(TILE_FOLDERS).map(|folder| (folder, DIFFUSERS));
+    for (part, stem) in PARTS.into_iter().chain(controls) {
         let path = format!("{part}/config.json");
         let Some(config) = files.read(&path)? else { continue };
         put(folder, &path, &config)?;

@@ -201,7 +201,6 @@ pub fn stale(len: usize) -> Vec<f32> {
         return vec![f32::NAN; len];
     }
     let mut values: Vec<f32> = Vec::with_capacity(len);
-    #[cfg(not(miri))]
     // SAFETY: an empty instruction that may, for all the compiler knows, have written to the memory behind its operand.
     // So the values are some f32 (all bit patterns are), not uninitialised.
     unsafe {

@@ -130,6 +130,11 @@ impl Catalogue {
         Ok(Self { shelf: Mutex::new(shelf), library, changed: Condvar::new() })
     }
 
+    /// Where requests' adapters, control networks and face networks come from.
+    pub(crate) fn library(&self) -> &dyn Library {
+        &*self.library
+    }
+
     /// Offers other models. Those that stay on offer unchanged stay loaded; the others leave when nobody draws with them
     /// any more, and until the next change they answer the requests that were taken in before. On an error nothing is
     /// changed.

@@ -128,9 +128,7 @@ impl ClipFiles {
         }
         Ok(None)
     }
-}
 
-impl ClipFiles {
     /// Bytes that guidance takes with an autoencoder of so many parameters.
     pub(crate) fn memory(&self, vae: &VaeConfig, vae_parameters: u64) -> u64 {
         of_clip([vae_parameters, self.weights.summary().0], vae, &self.config)

@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::ops::Range;
 
-use super::winograd::{A, B, IN, VALUES};
+use super::winograd::{A, B, IN};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::WeightsRef;
 use crate::scratch::{LANES, Line, floats_mut, prefetch};
@@ -203,4 +203,3 @@ fn transform_weights<R: Arith>(g: &[Lanes; 3]) -> [Lanes; IN] {
 }
 
 const _: () = assert!(PANEL_STEPS.is_multiple_of(LANES), "rows of a panel are whole lines");
-const _: () = assert!(VALUES == IN * IN, "a value for each pair of points");

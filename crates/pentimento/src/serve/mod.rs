@@ -23,7 +23,7 @@ use crate::{
     words::Screened,
 };
 use anyhow::{Context, Result};
-use pentimento_diffusion::{Companions, shows_faces};
+use pentimento_diffusion::{Companions, Library, shows_faces};
 use pentimento_imaging::Limits;
 use pentimento_protocols::{
     ModelProfile, Protocol,
@@ -58,9 +58,9 @@ async fn serve(args: ServeArgs, settings: Settings) -> Result<()> {
     let signals = Signals::listen()?;
     let hangups = Hangups::listen()?;
     let server = Server::bind(settings.server.clone()).await?;
-    let (offers, answering) = offer(&settings);
-    let catalogue =
-        Arc::new(Catalogue::new(offers, settings.model_memory, Arc::new(Shelves::of(&settings.places)))?);
+    let library = Arc::new(Shelves::of(&settings.places));
+    let (offers, answering) = offer(&settings, &*library);
+    let catalogue = Arc::new(Catalogue::new(offers, settings.model_memory, library)?);
     catalogue.set_room(PictureRoom::configured(settings.picture_memory));
     catalogue.load_the_only_one()?;
     let exchangeable = |protocol| Arc::new(Exchangeable::new(protocol));
@@ -118,9 +118,8 @@ struct Answering {
 }
 
 /// Every model that can be asked for, and the names that it answers.
-fn offer(settings: &Settings) -> (Offers, Answering) {
+fn offer(settings: &Settings, library: &dyn Library) -> (Offers, Answering) {
     let mut offers = Offers::default();
-    let shelves = Shelves::of(&settings.places);
     let mut profile = |wanted: &ConfiguredModel| {
         let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter, companions } = wanted;
         let offered = Offered {
@@ -138,7 +137,7 @@ fn offer(settings: &Settings) -> (Offers, Answering) {
             draws_edges: edges || companions.canny.is_some(),
             shows_faces: source
                 .files()
-                .is_ok_and(|files| shows_faces(&*files, &shelves, companions.face.as_deref())),
+                .is_ok_and(|files| shows_faces(&*files, library, companions.face.as_deref())),
             loras,
         }
     };

@@ -126,7 +126,7 @@ fn apply(args: &ServeArgs, served: &Served) -> Result<()> {
     let mut next = Settings::resolve(args, config, |name| std::env::var(name).ok())?;
     let mut current = served.settings.lock().unwrap_or_else(PoisonError::into_inner);
     next.credentials.keep_those_for_this_run(&current.credentials);
-    let (offers, answering) = super::offer(&next);
+    let (offers, answering) = super::offer(&next, served.catalogue.library());
     let protocols = super::protocols(&next, answering);
     served.catalogue.replace(offers, next.model_memory).context("its models cannot be used")?;
     served.catalogue.set_room(PictureRoom::configured(next.picture_memory));

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{A, AHEAD, B, IN, OUT};
+use super::{A, AHEAD, B, IN, OUT, VALUES};
 use crate::scratch::{LANES, Line, prefetch};
 
 /// Tiles that must follow each other in a row: half a register.
@@ -17,7 +17,7 @@ pub(super) fn fits(at: &[u32; LANES]) -> bool {
     follow(&at[..RUN]) && follow(&at[RUN..])
 }
 
-/// See [`super::inputs_of_channel`]; the tiles [`fits`].
+/// See [`super::values_of`]; the tiles [`fits`].
 #[target_feature(enable = "avx512f")]
 pub(super) fn inputs_of_channel(
     stage: &[f32],
@@ -26,7 +26,7 @@ pub(super) fn inputs_of_channel(
     inputs: &mut [Line],
     stride: usize,
 ) {
-    assert!(inputs.len() > (IN * IN - 1) * stride, "lines for the values of a tile");
+    assert!(inputs.len() > (VALUES - 1) * stride, "lines for the values of a tile");
     let mut rows = [[_mm512_setzero_ps(); IN]; IN];
     for (y, row) in rows.iter_mut().enumerate() {
         let half = |first: u32| {
@@ -84,10 +84,10 @@ fn sorted(first: &[f32; SEEN], second: &[f32; SEEN]) -> [__m512; IN] {
     columns
 }
 
-/// See [`super::outputs`].
+/// See [`super::pixels_of`].
 #[target_feature(enable = "avx512f")]
 pub(super) fn outputs(sums: &[Line], stride: usize, rows: &mut [[f32; OUT * LANES]; OUT]) {
-    assert!(sums.len() > (IN * IN - 1) * stride, "lines of a tile's sums");
+    assert!(sums.len() > (VALUES - 1) * stride, "lines of a tile's sums");
     let mut half = [[_mm512_setzero_ps(); IN]; OUT];
     for x in 0..IN {
         let mut column = [_mm512_setzero_ps(); IN];
@@ -192,7 +192,7 @@ mod tests {
             }
             assert!(fits(&at));
             let stride = 3;
-            let [mut fast, mut plain] = [(); 2].map(|()| vec![Line::ZERO; IN * IN * stride]);
+            let [mut fast, mut plain] = [(); 2].map(|()| vec![Line::ZERO; VALUES * stride]);
             // SAFETY: the machine has AVX-512.
             unsafe { inputs_of_channel(&stage, &at, columns, &mut fast, stride) };
             super::super::inputs_of_channel(Isa::Avx512, &stage, &at, columns, &mut plain, stride);
