@@ -26,6 +26,7 @@ PROGRAMS = {
     "lora": False,
     "control": False,
     "hires": False,
+    "accelerations": False,
     "ip_adapter": False,
     "clip_guidance": False,
 }  # whether it needs the embedded model

@@ -13,8 +13,9 @@ use pentimento_protocols::{
     volcengine::{self, KnownLoras, Styles, Volcengine, VolcengineConfig},
 };
 use pentimento_request::{
-    Canvas, ClipSkip, Conditioning, ErrorKind, GenerateError, GenerationRequest, Generator, GuidanceScale,
-    NoiseSource, Progress, Prompt, PromptSyntax, SolverOptions, Stage, StepReport, Steps, Task, Verdict,
+    Accelerations, Canvas, ClipSkip, Conditioning, ErrorKind, GenerateError, GenerationRequest, Generator,
+    GuidanceScale, NoiseSource, Progress, Prompt, PromptSyntax, SolverOptions, Stage, StepReport, Steps,
+    Task, Verdict,
 };
 use std::{
     ops::ControlFlow,
@@ -236,6 +237,7 @@ pub fn prompts(data: &[u8]) {
         steps: Steps::new(1).expect("one step"),
         guidance_scale: GuidanceScale::new(1.0).expect("in range"),
         guidance_rescale: 0.0,
+        accelerations: Accelerations::NONE,
         seed: 1,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),

@@ -8,8 +8,10 @@ use crate::{
     config::{PerLevel, UnetConfig, unsupported},
     error::{LoadError, LoadErrorKind, Result},
     files::ModelFiles,
+    guidance::Halves,
     model::Precision,
     original,
+    samplers::Position,
     unet::{Added, Context, ControlNet, Residuals},
     weights::{Scope, Weights},
 };
@@ -17,7 +19,6 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{
-    cell::Cell,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -290,19 +291,18 @@ pub(crate) fn is_active((start, end): (f64, f64), step: usize, of: usize) -> boo
 #[derive(Clone, Copy)]
 pub(crate) struct Controls<'a> {
     pub(crate) bound: &'a [BoundControl],
-    /// The step that is being run.
-    pub(crate) step: &'a Cell<usize>,
-    pub(crate) steps: usize,
+    pub(crate) position: Position<'a>,
 }
 
 impl Controls<'_> {
     /// The sum of the residuals of all networks that run in this step.
-    pub(crate) fn residuals(&self, x: &Tensor, timestep: f64) -> Result<Option<Residuals>> {
+    pub(crate) fn residuals(&self, x: &Tensor, timestep: f64, halves: Halves) -> Result<Option<Residuals>> {
         let mut sum: Option<Residuals> = None;
-        let step = self.step.get();
-        for control in self.bound.iter().filter(|control| control.is_active(step, self.steps)) {
+        let Position { step, of } = self.position;
+        for control in self.bound.iter().filter(|control| control.is_active(step.get(), of)) {
             let BoundControl { network, context, added, hint, weight, span: _ } = control;
-            let residuals = network.forward(x, timestep, context, added.as_ref(), hint, *weight)?;
+            let (context, added) = halves.of(context, added.as_ref())?;
+            let residuals = network.forward(x, timestep, &context, added.as_deref(), hint, *weight)?;
             sum = Some(match sum {
                 Some(sum) => sum.sum(&residuals)?,
                 None => residuals,

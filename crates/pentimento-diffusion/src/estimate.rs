@@ -101,7 +101,8 @@ fn kept(unet: &UnetConfig) -> u64 {
 mod tests {
     use super::*;
     use pentimento_request::{
-        Canvas, ClipSkip, Conditioning, GuidanceScale, NoiseSource, PromptSyntax, SolverOptions, Steps, Task,
+        Accelerations, Canvas, ClipSkip, Conditioning, GuidanceScale, NoiseSource, PromptSyntax,
+        SolverOptions, Steps, Task,
     };
 
     fn square(side: u32) -> Size {
@@ -119,6 +120,7 @@ mod tests {
             steps: Steps::new(1).expect("one step"),
             guidance_scale: GuidanceScale::new(7.0).expect("in range"),
             guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
             syntax: PromptSyntax::Emphasis,
             clip_skip: ClipSkip::LAST,
             hires: None,

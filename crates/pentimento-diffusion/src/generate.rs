@@ -26,7 +26,7 @@ use crate::{
     pixels, placing,
     plan::Plan,
     prompt,
-    samplers::{self, Denoise, Path, StepEnd},
+    samplers::{self, Denoise, Path, Position, StepEnd},
     schedule::Timesteps,
     text_encoders::TextEncoders,
     unet::{Added, AddedInputs, Conditions, Context, Unet},
@@ -282,13 +282,15 @@ impl Run<'_> {
         let Plan { sampler, schedule, .. } = self.plan;
         let Steered { unet, context, added, controls } = steered;
         let step = Cell::new(0);
+        let position = Position { step: &step, of: pass.path.steps() };
         let mut network = GuidedUnet {
             unet,
             conditions: Conditions { context, added: added.as_ref(), residuals: None },
             shown: start.shown.as_ref(),
             schedule: &self.model.schedule,
             guidance: self.guidance(),
-            controls: Some(Controls { bound: controls, step: &step, steps: pass.path.steps() }),
+            controls: Some(Controls { bound: controls, position }),
+            position,
             timesteps: Timesteps::of(sampler, schedule),
         };
         let shape = self.latent_shape_at(pass.work);
@@ -317,7 +319,7 @@ impl Run<'_> {
         let walked = match self.steering.guide {
             None => walk(&mut network),
             Some(guide) => {
-                let mut guided = ClipGuided::new(network, guide, &step, path.steps());
+                let mut guided = ClipGuided::new(network, guide, position);
                 let walked = walk(&mut guided);
                 // A pass that runs again in f32 is told once.
                 self.guided.retain(|step| *step < pass.before);
@@ -374,6 +376,7 @@ impl Run<'_> {
         conditioning::guides(self.model, self.request).then(|| Guidance {
             scale: f64::from(scale.get()),
             rescale: f64::from(self.request.guidance_rescale),
+            interval: self.request.accelerations.guidance_interval,
         })
     }
 

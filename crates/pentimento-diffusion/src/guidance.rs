@@ -1,17 +1,20 @@
 //! From the network's prediction to the clean latent: guidance, and epsilon or v.
 //!
-//! Shapes: latents `[1, C, h, w]`; with guidance both halves run as one batch of two, negative first.
-//! Source: Ho & Salimans 2022 (classifier-free guidance); Lin et al. 2024, section 3.4 (rescale);
+//! Shapes: latents `[1, C, h, w]`; with guidance both halves run as one batch of two, negative first, and in steps outside the
+//! request's interval the positive one alone.
+//! Source: Ho & Salimans 2022 (classifier-free guidance); Kynkäänniemi et al. 2024 (in an interval); Lin et al. 2024, section 3.4 (rescale);
 //! Salimans & Ho 2022 (v).
 
 use crate::error::Result;
 use crate::{
     control::Controls,
-    samplers::Denoise,
+    samplers::{Denoise, Position},
     schedule::{NoiseLevel, NoiseSchedule, Prediction, Timesteps},
-    unet::{Conditions, Unet},
+    unet::{Added, Conditions, Context, Unet},
 };
 use candle_core::Tensor;
+use pentimento_request::GuidanceInterval;
+use std::borrow::Cow;
 
 /// Guidance of one request.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,35 @@ pub(crate) struct Guidance {
     pub(crate) scale: f64,
     /// Share of the result that is brought back to the positive half's deviation.
     pub(crate) rescale: f64,
+    /// The steps that are guided.
+    pub(crate) interval: GuidanceInterval,
+}
+
+/// Which halves of the guidance a call computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Halves {
+    /// Those that there are.
+    All,
+    /// The positive one of both.
+    Positive,
+}
+
+impl Halves {
+    /// What a network is told of them.
+    pub(crate) fn of<'a>(
+        self,
+        context: &'a Context,
+        added: Option<&'a Added>,
+    ) -> Result<(Cow<'a, Context>, Option<Cow<'a, Added>>)> {
+        Ok(match self {
+            Self::All => (Cow::Borrowed(context), added.map(Cow::Borrowed)),
+            // The positive half is the last of a batch.
+            Self::Positive => {
+                let added = added.map(Added::of_last_item).transpose()?;
+                (Cow::Owned(context.of_last_item()?), added.map(Cow::Owned))
+            }
+        })
+    }
 }
 
 /// A network with a request's prompts bound.
@@ -33,6 +65,7 @@ pub(crate) struct GuidedUnet<'a> {
     pub(crate) guidance: Option<Guidance>,
     /// Control networks with the same prompts bound.
     pub(crate) controls: Option<Controls<'a>>,
+    pub(crate) position: Position<'a>,
     pub(crate) timesteps: Timesteps,
 }
 
@@ -53,17 +86,24 @@ impl Denoise for GuidedUnet<'_> {
 impl GuidedUnet<'_> {
     fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
         let Some(guidance) = self.guidance else {
-            return self.forward(x, timestep);
+            return self.forward(x, timestep, Halves::All);
         };
+        let Position { step, of } = self.position;
+        if !guidance.interval.guides(step.get(), of) {
+            return self.forward(x, timestep, Halves::Positive);
+        }
         // [1, C, h, w] -> [2, C, h, w]
-        let both = self.forward(&Tensor::cat(&[x, x], 0)?, timestep)?;
+        let both = self.forward(&Tensor::cat(&[x, x], 0)?, timestep, Halves::All)?;
         guidance.combine(&both.narrow(0, 0, 1)?, &both.narrow(0, 1, 1)?)
     }
 
     /// One half, or both as one batch.
-    fn forward(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
-        let residuals = self.controls.map(|controls| controls.residuals(x, timestep)).transpose()?.flatten();
-        let conditions = Conditions { residuals: residuals.as_ref(), ..self.conditions };
+    fn forward(&self, x: &Tensor, timestep: f64, halves: Halves) -> Result<Tensor> {
+        let residuals = self.controls.map(|controls| controls.residuals(x, timestep, halves));
+        let residuals = residuals.transpose()?.flatten();
+        let (context, added) = halves.of(self.conditions.context, self.conditions.added)?;
+        let (context, added) = (&*context, added.as_deref());
+        let conditions = Conditions { context, added, residuals: residuals.as_ref() };
         let Some(shown) = self.shown else { return self.unet.forward(x, timestep, &conditions) };
         let (batch, _, height, width) = x.dims4()?;
         let shown = shown.broadcast_as((batch, shown.dim(1)?, height, width))?;

@@ -4,8 +4,8 @@
 //! `"nan"`; an infinite sigma is one. What is unknown is `null`.
 
 use pentimento_request::{
-    ClipGuidanceReport, ControlReport, LookReport, LoraReport, PromptReport, Receipt, SecondPassReport, Size,
-    SolverOptions, StageTiming,
+    Accelerations, AccelerationsReport, ClipGuidanceReport, ControlReport, LookReport, LoraReport,
+    PromptReport, Receipt, SecondPassReport, Size, SolverOptions, StageTiming,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -27,6 +27,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
         sigmas,
         guidance_scale,
         guidance_rescale,
+        accelerations,
         strength,
         hires,
         worked_at,
@@ -64,6 +65,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
         "sigmas": sigmas.iter().map(number).collect::<Vec<_>>(),
         "guidance_scale": number(guidance_scale),
         "guidance_rescale": number(guidance_rescale),
+        "accelerations": accelerations.as_ref().map(accelerated),
         "strength": number(strength),
         "hires": hires.as_ref().map(second_pass),
         "size": size_object(*size),
@@ -81,6 +83,17 @@ pub fn to_json(receipt: &Receipt) -> Value {
         "pixels_hash": pixels_hash,
         "timings": timings.iter().map(timing).collect::<Vec<_>>(),
         "peak_memory_bytes": peak_memory,
+    })
+}
+
+fn accelerated(AccelerationsReport { asked, guided_steps }: &AccelerationsReport) -> Value {
+    let Accelerations { guidance_interval } = asked;
+    json!({
+        "guidance_interval": {
+            "start": number(&guidance_interval.start()),
+            "end": number(&guidance_interval.end()),
+            "guided_steps": guided_steps,
+        },
     })
 }
 

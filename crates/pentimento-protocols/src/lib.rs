@@ -19,7 +19,9 @@ pub use styles::StylePreset;
 
 use bytes::Bytes;
 use pentimento_imaging::Finish;
-use pentimento_request::{ControlNetwork, FilterMode, GenerateError, GenerationRequest, Verdict};
+use pentimento_request::{
+    Accelerations, ControlNetwork, FilterMode, GenerateError, GenerationRequest, Verdict,
+};
 use std::{
     any::Any,
     fmt,
@@ -96,6 +98,8 @@ pub struct ModelProfile {
     pub name: String,
     /// Guidance rescale used where a protocol has no such field.
     pub guidance_rescale: f32,
+    /// What makes it draw faster at the picture's cost.
+    pub accelerations: Accelerations,
     /// What is done with pictures that its content filter objects to; `None` is the generator's own rule.
     pub filter: Option<FilterMode>,
     /// Whether it has a control network for edges.
@@ -107,11 +111,12 @@ pub struct ModelProfile {
 }
 
 impl ModelProfile {
-    /// A model of this name and nothing that it could be steered with, drawn without guidance rescale.
+    /// A model of this name and nothing that it could be steered with, drawn without guidance rescale and as it was meant to be.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
             filter: None,
             draws_edges: false,
             shows_faces: false,

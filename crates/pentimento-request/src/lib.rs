@@ -6,6 +6,7 @@
 //! Values that have a rule carry it in their type ([`Size`], [`Strength`], [`GuidanceScale`], …): checked once in the
 //! constructor, public and immutable in meaning from then on.
 
+mod accelerations;
 mod conditioning;
 mod error;
 mod filter;
@@ -16,6 +17,7 @@ mod sampling;
 mod spelling;
 mod values;
 
+pub use accelerations::{Accelerations, GuidanceInterval};
 pub use conditioning::{
     CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces, Hint, Identity, ImagePrompt,
     Lora, Texture,
@@ -25,8 +27,8 @@ pub use filter::{FilterMode, Verdict};
 pub use picture::{Channels, Mask, Picture};
 pub use progress::{Cancel, Progress, Quiet, Stage, StepReport};
 pub use receipt::{
-    ClipGuidanceReport, ControlReport, LookReport, LoraReport, PromptReport, Receipt, SecondPassReport,
-    StageTiming,
+    AccelerationsReport, ClipGuidanceReport, ControlReport, LookReport, LoraReport, PromptReport, Receipt,
+    SecondPassReport, StageTiming,
 };
 pub use sampling::{NoiseSource, PromptSyntax, Sampler, Schedule, SolverOptions, UnknownName};
 pub use spelling::parse_sampler;
@@ -66,6 +68,8 @@ pub struct GenerationRequest {
     /// Share (0 to 1) by which the guided prediction is brought back to the deviation of the positive half's
     /// (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed", section 3.4). 0 is off.
     pub guidance_rescale: f32,
+    /// What makes it faster at the picture's cost.
+    pub accelerations: Accelerations,
     /// Seed of all random draws.
     pub seed: u64,
     /// Which generator the seed starts.

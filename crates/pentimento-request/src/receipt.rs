@@ -1,7 +1,8 @@
 //! The record of how a picture came about: enough to draw it again, and to see what it cost.
 
 use crate::{
-    ClipGuidance, ClipSkip, NoiseSource, PromptSyntax, Sampler, Schedule, Size, SolverOptions, Stage, Verdict,
+    Accelerations, ClipGuidance, ClipSkip, NoiseSource, PromptSyntax, Sampler, Schedule, Size, SolverOptions,
+    Stage, Verdict,
 };
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Receipt {
     pub guidance_scale: f32,
     /// Guidance rescale.
     pub guidance_rescale: f32,
+    /// What made it faster; `None` where nothing did.
+    pub accelerations: Option<AccelerationsReport>,
     /// Share of the schedule that was run, 1 for text-to-image.
     pub strength: f64,
     /// The second pass, where there was one.
@@ -73,6 +76,15 @@ pub struct Receipt {
     pub timings: Vec<StageTiming>,
     /// Largest resident memory of the process until then, in bytes. `None` where the system does not tell.
     pub peak_memory: Option<u64>,
+}
+
+/// What made drawing faster.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AccelerationsReport {
+    /// As they were asked for.
+    pub asked: Accelerations,
+    /// Steps, of all passes, in which both halves of the guidance were computed.
+    pub guided_steps: usize,
 }
 
 /// A second pass at a larger size.

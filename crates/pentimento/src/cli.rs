@@ -1,8 +1,10 @@
 //! What can be typed, and nothing of what it means: clap's definitions, from which help, completions and the
 //! man page are made. Resolving happens in the module of each command.
 
+mod accelerations;
 mod steering;
 
+pub(crate) use accelerations::AccelerationArgs;
 pub(crate) use steering::{LoraArgs, LoraCommand, SteeringArgs, Switch};
 
 use crate::models::args::ModelsArgs;
@@ -192,6 +194,9 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "SCALE[:STRENGTH[:STEPS]]", help_heading = DRAWING)]
     pub(crate) hires: Option<String>,
 
+    #[command(flatten)]
+    pub(crate) accelerations: AccelerationArgs,
+
     /// What is done with a picture that the model's own safety checker objects to: off, flag, blur or block
     /// [default: blur where the model has one, off where it has none or with --raw]
     #[arg(long, value_name = "MODE", value_parser = filter_modes(), ignore_case = true, help_heading = OUTPUT)]
@@ -281,6 +286,11 @@ pub(crate) struct BenchArgs {
           help_heading = MEASURING)]
     pub(crate) runs: u16,
 
+    /// Steps of a round that are measured with what steers a picture or makes it faster, behind one that is not [default: 2; the
+    /// interval of --step-cache; 10 with --guidance-interval]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200), help_heading = MEASURING)]
+    pub(crate) steps: Option<u16>,
+
     /// Show where the time of each stage goes, by kind of layer
     #[arg(long, help_heading = MEASURING)]
     pub(crate) profile: bool,
@@ -291,6 +301,9 @@ pub(crate) struct BenchArgs {
 
     #[command(flatten)]
     pub(crate) steering: SteeringArgs,
+
+    #[command(flatten)]
+    pub(crate) accelerations: AccelerationArgs,
 
     /// Instead of measuring, call the UNet once on a safetensors file's sample, timestep and context, and write what it
     /// predicts, as out, to another
@@ -413,6 +426,7 @@ const PROMPT: &str = "Prompt";
 const INPUT: &str = "Starting from a picture";
 const STEERING: &str = "Steering";
 const DRAWING: &str = "Drawing";
+const ACCELERATIONS: &str = "Faster, at the picture's cost";
 const MODEL: &str = "Model";
 const OUTPUT: &str = "Output";
 
@@ -422,13 +436,14 @@ const BENCH_NOTES: &str =
     "A UNet step is one call for both halves of the guidance. Operations are counted as the textbook needs \
 them (a multiply-add is two), so a layer that saves multiplications can pass the machine's peak, \
 which is measured in the same run. whole is image-to-image: 20 steps, strength 0.6, cfg 7.5. With what \
-steers a picture (--lora, --canny, …) steps with it and without it are measured in turns, two a run, on a made-up \
-input, and only the stages that are asked for.
+steers a picture (--lora, --canny, …) or makes it faster (--guidance-interval, …) steps with it and without it are \
+measured in turns, some a run, on a made-up input, and only the stages that are asked for.
 
 Examples:
   pentimento bench
   pentimento bench --random sd15 --dtype auto --stages unet_step --profile
   pentimento bench --model ./my-model --lora ./ink.safetensors=0.8
+  pentimento bench --random sd15 --dtype bf16 --guidance-interval 0.2:0.8 --runs 1
   pentimento bench --model ./my-model --json > figures.json";
 
 const GENERATE_EXAMPLES: &str = "Examples:

@@ -359,6 +359,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pentimento_request::{Accelerations, GuidanceInterval};
 
     const EXAMPLE: &str = include_str!("../../../examples/pentimento.toml");
 
@@ -443,6 +444,10 @@ mod tests {
                 .any(|model| model.dtype.is_some() && model.pixels.is_some() && model.guidance_rescale > 0.0)
         );
         assert!(models.values().any(|model| {
+            let Accelerations { guidance_interval } = model.accelerations;
+            guidance_interval != GuidanceInterval::WHOLE
+        }));
+        assert!(models.values().any(|model| {
             let CompanionNames { canny, tile, face } = &model.companions;
             canny.is_some() && tile.is_some() && face.is_some()
         }));
@@ -464,6 +469,10 @@ mod tests {
             ("[models]\nx = { mdoel = \"a\" }", "`mdoel`"),
             ("[models]\nx = 3", "a model's folder or name"),
             ("[models]\nx = { model = \"a\", guidance_rescale = 2.0 }", "from 0 to 1"),
+            (
+                "[models]\nx = { model = \"a\", guidance_interval = \"0.8:0.2\" }",
+                "guidance_interval: a guidance interval from",
+            ),
             ("[auth]\napi_keys = [\n", "line"),
             ("dtype = \"f64\"", "`f64`"),
             ("threads = 0", "at least 1"),

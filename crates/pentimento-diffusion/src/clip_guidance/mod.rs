@@ -19,7 +19,7 @@ use crate::{
     files::ModelFiles,
     generate::internal,
     ops::Linear,
-    samplers::Denoise,
+    samplers::{Denoise, Position},
     schedule::NoiseLevel,
     text::TextEncoder,
     tokenizer::Tokenizer,
@@ -31,7 +31,6 @@ use pentimento_kernels::Precision;
 use pentimento_request::{ClipGuidance, GenerateError, GenerationRequest, PromptSyntax, Sampler};
 use serde::Deserialize;
 use sight::ClipSight;
-use std::cell::Cell;
 
 /// The samplers that Stability's documents name for it.
 pub(crate) const ANCESTRAL: [Sampler; 4] =
@@ -240,9 +239,7 @@ fn unit(x: &Tensor) -> Result<Tensor> {
 pub(crate) struct ClipGuided<'a, D> {
     pub(crate) inner: D,
     pub(crate) guide: &'a Guide,
-    /// The step that runs.
-    pub(crate) step: &'a Cell<usize>,
-    pub(crate) steps: usize,
+    position: Position<'a>,
     /// Which way the running step goes, of root mean square 1: samplers that ask twice in a step are told the same.
     way: Option<(usize, Tensor)>,
     /// The steps that were guided.
@@ -250,16 +247,16 @@ pub(crate) struct ClipGuided<'a, D> {
 }
 
 impl<'a, D> ClipGuided<'a, D> {
-    pub(crate) fn new(inner: D, guide: &'a Guide, step: &'a Cell<usize>, steps: usize) -> Self {
-        Self { inner, guide, step, steps, way: None, guided: Vec::new() }
+    pub(crate) fn new(inner: D, guide: &'a Guide, position: Position<'a>) -> Self {
+        Self { inner, guide, position, way: None, guided: Vec::new() }
     }
 }
 
 impl<D: Denoise> Denoise for ClipGuided<'_, D> {
     fn denoise(&mut self, x: &Tensor, level: NoiseLevel) -> Result<Tensor> {
         let denoised = self.inner.denoise(x, level)?;
-        let (rule, step) = (rule(self.guide.preset), self.step.get());
-        if !rule.guides(step, self.steps) {
+        let (rule, step) = (rule(self.guide.preset), self.position.step.get());
+        if !rule.guides(step, self.position.of) {
             return Ok(denoised);
         }
         let length = rule.strength * level.noise / level.signal.hypot(level.noise);

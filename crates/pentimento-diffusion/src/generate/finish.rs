@@ -2,10 +2,29 @@
 
 use super::{Run, hex};
 use crate::{hires::SecondPass, model::precision_name};
-use pentimento_request::{ClipGuidanceReport, GeneratedImage, Picture, PromptReport, Receipt, Task, Verdict};
+use pentimento_request::{
+    Accelerations, AccelerationsReport, ClipGuidanceReport, GeneratedImage, Picture, PromptReport, Receipt,
+    Task, Verdict,
+};
 use sha2::{Digest, Sha256};
 
 impl Run<'_> {
+    /// What made it faster, step by step; `None` where nothing was asked for.
+    fn accelerated(&self) -> Option<AccelerationsReport> {
+        let asked = self.request.accelerations;
+        if asked == Accelerations::NONE {
+            return None;
+        }
+        let passes = [Some(&self.plan.path), self.plan.second.as_ref().map(|second| &second.path)];
+        let guided =
+            |steps: usize| (0..steps).filter(|step| asked.guidance_interval.guides(*step, steps)).count();
+        let guided_steps = match self.guidance() {
+            Some(_) => passes.into_iter().flatten().map(|path| guided(path.steps())).sum(),
+            None => 0,
+        };
+        Some(AccelerationsReport { asked, guided_steps })
+    }
+
     /// The picture with the record of all that decided it.
     pub(super) fn finished(
         self,
@@ -13,6 +32,7 @@ impl Run<'_> {
         verdict: Verdict,
         prompts: Vec<PromptReport>,
     ) -> GeneratedImage {
+        let accelerations = self.accelerated();
         let Self { model, request, plan, steering, notes, guided, progress: _ } = self;
         let receipt = Receipt {
             engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
@@ -33,6 +53,7 @@ impl Run<'_> {
             sigmas: plan.path.sigmas(),
             guidance_scale: request.guidance_scale.get(),
             guidance_rescale: request.guidance_rescale,
+            accelerations,
             strength: plan.strength,
             hires: plan.second.as_ref().map(SecondPass::report),
             worked_at: plan.frame.work,

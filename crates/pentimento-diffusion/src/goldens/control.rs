@@ -10,8 +10,8 @@ use crate::{
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, Control, ControlNetwork, GenerationRequest, Generator,
-    GuidanceScale, Hint, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Region, Sampler, Size,
+    Accelerations, Canvas, Channels, ClipSkip, Conditioning, Control, ControlNetwork, GenerationRequest,
+    Generator, GuidanceScale, Hint, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Region, Sampler, Size,
     SolverOptions, Span, Steps, Strength, Task, Untouched,
 };
 use serde_json::Value;
@@ -193,6 +193,7 @@ fn pictures_are_those_of_diffusers() {
             steps: Steps::new(8).expect("steps"),
             guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
             guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
             syntax: PromptSyntax::Plain,
             clip_skip: ClipSkip::LAST,
             hires: None,

@@ -7,12 +7,13 @@ use crate::{
     guidance::GuidedUnet,
     noise::Noise,
     plan,
-    samplers::{Denoise, Hop, Path, StepEnd, sample},
+    samplers::{Denoise, Hop, Path, Position, StepEnd, sample},
     schedule::{NoiseLevel, NoiseSchedule, Timesteps},
     unet::{Conditions, Unet},
 };
 use candle_core::{Device, Tensor};
 use pentimento_request::{NoiseSource, Sampler, Schedule, SolverOptions, Span, Strength};
+use std::cell::Cell;
 
 /// The noise schedule of a golden's table, with a spacing's offset.
 fn schedule(table: &str, steps_offset: usize) -> NoiseSchedule {
@@ -297,6 +298,7 @@ fn trajectories_on_a_unet_are_the_references() {
             schedule: levels,
             guidance: None,
             controls: None,
+            position: Position { step: &Cell::new(0), of: 1 },
             timesteps,
         };
         follow(&golden, &name, &mut denoise);

@@ -11,8 +11,8 @@ use super::{against, measured, pipelines::compare};
 use crate::{LoadOptions, Model, SingleFile};
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, ClipSkip, Conditioning, GenerationRequest, Generator, GuidanceScale, NoiseSource, Picture,
-    Prompt, PromptSyntax, Quiet, Sampler, Schedule, Size, SolverOptions, Steps, Task,
+    Accelerations, Canvas, ClipSkip, Conditioning, GenerationRequest, Generator, GuidanceScale, NoiseSource,
+    Picture, Prompt, PromptSyntax, Quiet, Sampler, Schedule, Size, SolverOptions, Steps, Task,
 };
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ impl Asked {
             steps: Steps::new(self.steps).expect("steps"),
             guidance_scale: GuidanceScale::new(self.cfg).expect("a scale"),
             guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
             seed: self.seed,
             noise: NoiseSource::Philox,
             conditioning: Conditioning::none(),

@@ -2,17 +2,14 @@
 
 use super::{
     against,
-    control::Shelf,
-    files,
-    pipelines::{assert_alike, read},
+    pipelines::{assert_alike, controls, load, read},
     reference,
 };
-use crate::{LoadOptions, Model};
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, ClipSkip, Conditioning, Control, ControlNetwork, GenerationRequest, Generator, GuidanceScale,
-    Hint, Hires, NoiseSource, Prompt, PromptSyntax, Quiet, Region, Size, SolverOptions, Span, Steps,
-    Strength, Task, Untouched,
+    Accelerations, Canvas, ClipSkip, Conditioning, GenerationRequest, Generator, GuidanceScale, Hires,
+    NoiseSource, Prompt, PromptSyntax, Quiet, Region, Size, SolverOptions, Span, Steps, Strength, Task,
+    Untouched,
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -59,9 +56,13 @@ impl Case {
             steps: Steps::new(self.steps).expect("steps"),
             guidance_scale: GuidanceScale::new(self.cfg).expect("a scale"),
             guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
             seed: self.seed,
             noise: NoiseSource::TorchCpu,
-            conditioning: Conditioning { controls: self.controls(), ..Conditioning::none() },
+            conditioning: Conditioning {
+                controls: controls(&self.control, &self.hint),
+                ..Conditioning::none()
+            },
             filter: None,
         }
     }
@@ -82,17 +83,6 @@ impl Case {
             untouched: Untouched::AsDecoded,
         }
     }
-
-    fn controls(&self) -> Vec<Control> {
-        let control = |(network, hint): (&String, &String)| Control {
-            network: ControlNetwork::Named(network.clone()),
-            hint: Hint::Picture(Arc::new(read(&format!("inputs/{hint}.png")))),
-            weight: 1.0,
-            start: Strength::new(0.0).expect("a share"),
-            end: Strength::FULL,
-        };
-        self.control.iter().zip(&self.hint).map(control).collect()
-    }
 }
 
 #[test]
@@ -103,10 +93,7 @@ fn two_passes_are_those_of_the_reference() {
     against("diffusers pipelines, by hand", "whole pictures in two passes");
     let mut models = BTreeMap::new();
     for case in cases {
-        let model = models.entry(case.model.clone()).or_insert_with(|| {
-            let options = LoadOptions { library: Arc::new(Shelf), ..LoadOptions::new(&case.model, 1 << 20) };
-            Model::load(&files(&case.model), options).expect("a model")
-        });
+        let model = models.entry(case.model.clone()).or_insert_with(|| load(&case.model));
         let image = model.generate(&case.request(), &mut Quiet).expect("a picture");
         let second = image.receipt.hires.as_ref().expect("a second pass");
         assert_eq!(second.worked_at, image.picture.size());

@@ -3,13 +3,13 @@
 //! Every case is asked for as `generate --raw` asks. Expected is the reference's picture, or its last latent
 //! decoded here where the picture was not kept (the decoder has goldens of its own).
 
-use super::{Golden, against, files, measured, reference};
+use super::{Golden, against, control::Shelf, files, measured, reference};
 use crate::{LoadOptions, Model, pixels};
 use pentimento_imaging as imaging;
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, GenerationRequest, Generator, GuidanceScale, NoiseSource,
-    Picture, Prompt, PromptSyntax, Quiet, Region, Size, SolverOptions, Span, Steps, Strength, Task,
-    Untouched,
+    Accelerations, Canvas, Channels, ClipSkip, Conditioning, Control, ControlNetwork, GenerationRequest,
+    Generator, GuidanceInterval, GuidanceScale, Hint, NoiseSource, Picture, Prompt, PromptSyntax, Quiet,
+    Region, Size, SolverOptions, Span, Steps, Strength, Task, Untouched,
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -31,6 +31,9 @@ pub(super) struct Case {
     init: Option<String>,
     mask: Option<String>,
     picture: bool,
+    guidance_interval: Option<String>,
+    control: Option<String>,
+    hint: Option<String>,
     #[serde(default)]
     steps_run: usize,
 }
@@ -49,15 +52,24 @@ impl Case {
             steps: Steps::new(self.steps).expect("steps"),
             guidance_scale: GuidanceScale::new(self.cfg).expect("a scale"),
             guidance_rescale: self.guidance_rescale,
+            accelerations: self.accelerations(),
             syntax: PromptSyntax::Plain,
             clip_skip: ClipSkip::LAST,
             hires: None,
             solver: SolverOptions::USUAL,
             noise: NoiseSource::TorchCpu,
-            conditioning: Conditioning::none(),
+            conditioning: Conditioning {
+                controls: controls(&self.control, &self.hint),
+                ..Conditioning::none()
+            },
             filter: None,
             seed: self.seed,
         }
+    }
+
+    fn accelerations(&self) -> Accelerations {
+        let interval = self.guidance_interval.as_ref().map(|text| text.parse().expect("an interval"));
+        Accelerations { guidance_interval: interval.unwrap_or(GuidanceInterval::WHOLE) }
     }
 
     fn task(&self) -> Task {
@@ -76,6 +88,18 @@ impl Case {
     }
 }
 
+/// A control network of the goldens that is shown an input picture.
+pub(super) fn controls(network: &Option<String>, hint: &Option<String>) -> Vec<Control> {
+    let control = |(network, hint): (&String, &String)| Control {
+        network: ControlNetwork::Named(network.clone()),
+        hint: Hint::Picture(Arc::new(read(&format!("inputs/{hint}.png")))),
+        weight: 1.0,
+        start: Strength::new(0.0).expect("a share"),
+        end: Strength::FULL,
+    };
+    network.iter().zip(hint).map(control).collect()
+}
+
 pub(super) fn read(name: &str) -> Picture {
     let path = reference().join("goldens/pipelines").join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -84,7 +108,7 @@ pub(super) fn read(name: &str) -> Picture {
 }
 
 pub(super) fn load(model: &str) -> Model {
-    let options = LoadOptions::new(model, 1 << 20);
+    let options = LoadOptions { library: Arc::new(Shelf), ..LoadOptions::new(model, 1 << 20) };
     Model::load(&files(model), options).expect("a model")
 }
 
@@ -124,6 +148,12 @@ fn pictures_are_those_of_the_reference() {
 fn pictures_of_all_families_are_those_of_the_reference() {
     against("diffusers pipelines", "whole pictures of all families");
     compare_pictures("families", 30);
+}
+
+#[test]
+fn accelerated_pictures_are_those_of_the_reference() {
+    against("diffusers in loops by hand", "whole pictures, accelerated");
+    compare_pictures("accelerations", 5);
 }
 
 /// Compares the pictures of all cases in a folder of goldens; at least so many must be there.

@@ -23,6 +23,7 @@ use crate::error::Result;
 use crate::schedule::NoiseLevel;
 use candle_core::{Tensor, bail};
 use pentimento_request::{Sampler, SolverOptions};
+use std::cell::Cell;
 
 /// What a model expects at the end, given `x` at a noise level.
 pub(crate) trait Denoise {
@@ -36,6 +37,15 @@ pub(crate) struct StepEnd<'a> {
     pub(crate) index: usize,
     /// What the model expected at the end when the step began.
     pub(crate) denoised: &'a Tensor,
+}
+
+/// Where a run of the steps is, for what acts in some of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Position<'a> {
+    /// The step that is being run, from 0.
+    pub(crate) step: &'a Cell<usize>,
+    /// Number of steps.
+    pub(crate) of: usize,
 }
 
 /// What happens between two steps: gives back `x`, changed or not.

@@ -12,6 +12,7 @@ use crate::{
 use candle_core::Tensor;
 
 /// What the cross-attention layers look at, in the order in which the layers were loaded.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// Keys and values of the texts, one pair a layer.
     pub(crate) layers: Vec<(Tensor, Tensor)>,
@@ -28,6 +29,19 @@ pub(crate) struct Stream {
 }
 
 impl Context {
+    /// That of the last item of a batch alone.
+    pub(crate) fn of_last_item(&self) -> Result<Self> {
+        let last = |x: &Tensor| x.narrow(0, x.dim(0)? - 1, 1);
+        let pairs = |layers: &[(Tensor, Tensor)]| {
+            layers.iter().map(|(key, value)| Ok((last(key)?, last(value)?))).collect::<Result<Vec<_>>>()
+        };
+        let streams = self.streams.iter().map(|stream| {
+            let Stream { layers, scale } = stream;
+            Ok(Stream { layers: pairs(layers)?, scale: *scale })
+        });
+        Ok(Self { layers: pairs(&self.layers)?, streams: streams.collect::<Result<_>>()? })
+    }
+
     /// The keys and values of one layer: the texts', then those of each stream with its scale.
     fn of_layer(&self, layer: usize) -> impl Iterator<Item = (&(Tensor, Tensor), f64)> {
         let streams = self.streams.iter().map(move |stream| (&stream.layers[layer], stream.scale));

@@ -25,11 +25,21 @@ pub(crate) struct AddedInputs<'a> {
 }
 
 /// The same, embedded: computed once per request, since no step changes it.
+#[derive(Clone)]
 pub(crate) struct Added {
     /// `[B, 4·channels]`, added to the timestep's embedding.
     embedding: Option<Tensor>,
     /// `[1, channels]`, added to the timestep's sinusoids.
     guidance: Option<Tensor>,
+}
+
+impl Added {
+    /// That of the last item of a batch alone.
+    pub(crate) fn of_last_item(&self) -> Result<Self> {
+        let Self { embedding, guidance } = self;
+        let last = embedding.as_ref().map(|embedding| embedding.narrow(0, embedding.dim(0)? - 1, 1));
+        Ok(Self { embedding: last.transpose()?, guidance: guidance.clone() })
+    }
 }
 
 /// Sinusoids of the timestep through a two-layer perceptron, and of other numbers likewise.

@@ -4,8 +4,9 @@
 use crate::{copy, goldens, options};
 use pentimento_diffusion::{Folder, Model};
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerationRequest, Generator, GuidanceScale,
-    NoiseSource, Picture, PromptSyntax, Quiet, Size, SolverOptions, Span, Steps, Strength, Task,
+    Accelerations, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerationRequest, Generator,
+    GuidanceScale, NoiseSource, Picture, PromptSyntax, Quiet, Size, SolverOptions, Span, Steps, Strength,
+    Task,
 };
 use serde_json::{Value, json};
 use std::{fs, path::Path, sync::Arc};
@@ -43,6 +44,7 @@ fn request() -> GenerationRequest {
         steps: Steps::new(1).expect("steps"),
         guidance_scale: GuidanceScale::new(1.0).expect("a scale"),
         guidance_rescale: 0.0,
+        accelerations: Accelerations::NONE,
         syntax: PromptSyntax::Emphasis,
         clip_skip: ClipSkip::LAST,
         hires: None,

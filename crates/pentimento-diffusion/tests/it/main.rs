@@ -1,5 +1,6 @@
 //! The engine through its public face.
 //!
+//! - `accelerations`: what makes drawing faster, off, on, and with any number of threads
 //! - `filter`: pictures that a model's checker objects to
 //! - `hires`: a second pass at a larger size
 //! - `hostile`: files made to harm
@@ -8,6 +9,7 @@
 //! - `requests`: prompts, masks, sizes, cancellation, receipts
 //! - `survey`: what is told of a model that lacks something, and what is not converted
 
+mod accelerations;
 mod filter;
 mod hires;
 mod hostile;

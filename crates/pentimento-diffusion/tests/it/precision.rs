@@ -3,9 +3,9 @@
 use crate::{copy, options};
 use pentimento_diffusion::{Folder, LoadOptions, Model, Precision};
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
-    Generator, GuidanceScale, Hires, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Sampler, Size,
-    SolverOptions, Span, Steps, Strength, Task,
+    Accelerations, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage,
+    GenerationRequest, Generator, GuidanceScale, Hires, NoiseSource, Picture, Prompt, PromptSyntax, Quiet,
+    Sampler, Size, SolverOptions, Span, Steps, Strength, Task,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
@@ -94,6 +94,7 @@ fn request() -> GenerationRequest {
         steps: Steps::new(4).expect("steps"),
         guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
         guidance_rescale: 0.0,
+        accelerations: Accelerations::NONE,
         syntax: PromptSyntax::Emphasis,
         clip_skip: ClipSkip::LAST,
         hires: None,

@@ -2,9 +2,10 @@
 
 use crate::TINY;
 use pentimento_request::{
-    Cancel, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GeneratedImage, GenerationRequest,
-    Generator, GuidanceScale, Mask, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Quiet, Region,
-    Sampler, Schedule, Size, SolverOptions, Span, Stage, StepReport, Steps, Strength, Task, Untouched,
+    Accelerations, Cancel, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GeneratedImage,
+    GenerationRequest, Generator, GuidanceScale, Mask, NoiseSource, Picture, Progress, Prompt, PromptSyntax,
+    Quiet, Region, Sampler, Schedule, Size, SolverOptions, Span, Stage, StepReport, Steps, Strength, Task,
+    Untouched,
 };
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -27,6 +28,7 @@ pub(crate) fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
         steps: Steps::new(3).expect("steps"),
         guidance_scale: GuidanceScale::new(4.0).expect("a scale"),
         guidance_rescale: 0.0,
+        accelerations: Accelerations::NONE,
         syntax: PromptSyntax::Emphasis,
         clip_skip: ClipSkip::LAST,
         hires: None,
@@ -38,11 +40,11 @@ pub(crate) fn text_to_image(weighted: &[(&str, f32)]) -> GenerationRequest {
     }
 }
 
-fn draw(request: &GenerationRequest) -> GeneratedImage {
+pub(crate) fn draw(request: &GenerationRequest) -> GeneratedImage {
     TINY.generate(request, &mut Quiet).expect("a picture")
 }
 
-fn hash(request: &GenerationRequest) -> String {
+pub(crate) fn hash(request: &GenerationRequest) -> String {
     draw(request).receipt.pixels_hash
 }
 

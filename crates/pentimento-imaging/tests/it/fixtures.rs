@@ -2,9 +2,9 @@
 
 use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
-    Channels, ClipGuidance, ClipGuidanceReport, ClipSkip, ControlReport, LookReport, LoraReport, Mask,
-    NoiseSource, Picture, PromptReport, PromptSyntax, Receipt, Sampler, Schedule, SecondPassReport, Size,
-    SolverOptions, Stage, StageTiming, Verdict,
+    Accelerations, AccelerationsReport, Channels, ClipGuidance, ClipGuidanceReport, ClipSkip, ControlReport,
+    GuidanceInterval, LookReport, LoraReport, Mask, NoiseSource, Picture, PromptReport, PromptSyntax,
+    Receipt, Sampler, Schedule, SecondPassReport, Size, SolverOptions, Stage, StageTiming, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -76,6 +76,10 @@ pub(crate) fn receipt() -> Receipt {
         sigmas: vec![f64::INFINITY, 1.5, 0.0],
         guidance_scale: 7.1,
         guidance_rescale: 0.7,
+        accelerations: Some(AccelerationsReport {
+            asked: Accelerations { guidance_interval: GuidanceInterval::new(0.2, 0.8).expect("an interval") },
+            guided_steps: 7,
+        }),
         strength: 0.6,
         hires: Some(SecondPassReport {
             scale: 1.5,

@@ -121,6 +121,7 @@ pub(super) fn decode(body: InvokeBody, rules: Rules<'_>) -> Result<(GenerationRe
         steps: Steps::new(steps.unwrap_or(STEPS) as usize).map_err(bad_request)?,
         guidance_scale: GuidanceScale::new(cfg_scale.unwrap_or(CFG_SCALE) as f32).map_err(bad_request)?,
         guidance_rescale: rules.model.guidance_rescale,
+        accelerations: rules.model.accelerations,
         syntax: PromptSyntax::Emphasis,
         clip_skip: ClipSkip::LAST,
         hires: None,

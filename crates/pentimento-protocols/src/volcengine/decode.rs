@@ -317,6 +317,7 @@ impl Wishes {
             steps: Steps::new(steps.unwrap_or(defaults.steps) as usize).map_err(invalid)?,
             guidance_scale: GuidanceScale::new(scale.unwrap_or(defaults.scale) as f32).map_err(invalid)?,
             guidance_rescale: style.model.guidance_rescale,
+            accelerations: style.model.accelerations,
             seed: seed.unwrap_or_default(),
             noise: NoiseSource::TorchCpu,
             conditioning,

@@ -5,7 +5,7 @@ use pentimento_protocols::{
     Call, Context, HttpRequest, ModelProfile, Operation, Protocol, Received, Reply, Seed, Stopwatch,
     bedrock::{AccessKey, Auth, Bedrock, BedrockConfig, FallbackIds, Keyring, ModelMap},
 };
-use pentimento_request::{Channels, GenerationRequest, Picture, Size};
+use pentimento_request::{Accelerations, Channels, GenerationRequest, Picture, Size};
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,7 +30,8 @@ pub(crate) fn context() -> Context {
 }
 
 pub(crate) fn config(auth: Auth) -> BedrockConfig {
-    let profile = ModelProfile { guidance_rescale: 0.5, ..ModelProfile::named("embedded") };
+    let accelerations = Accelerations { guidance_interval: "0.2:0.8".parse().expect("an interval") };
+    let profile = ModelProfile { guidance_rescale: 0.5, accelerations, ..ModelProfile::named("embedded") };
     let limits = Limits { bytes: 5_000_000, pixels: 4_000_000 };
     BedrockConfig::new(auth, ModelMap::new(profile, FallbackIds::Stability), limits)
 }

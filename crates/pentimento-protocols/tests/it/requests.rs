@@ -49,6 +49,7 @@ fn the_vendors_text_to_image_example() {
     assert_eq!((request.sampler, request.schedule), (Some(Sampler::KDpmpp2m), None));
     assert_eq!((request.steps.get(), request.guidance_scale.get()), (30, 7.0));
     assert_eq!(request.guidance_rescale, 0.5);
+    assert_eq!(request.accelerations.guidance_interval.to_string(), "0.2:0.8");
     assert_eq!(seed, Seed::Drawn { max: 4_294_967_295 });
 }
 

@@ -350,7 +350,8 @@ impl Drop for Ticket {
 pub(crate) mod tests {
     use super::*;
     use pentimento_request::{
-        Canvas, ClipSkip, Conditioning, GuidanceScale, NoiseSource, PromptSyntax, SolverOptions, Steps, Task,
+        Accelerations, Canvas, ClipSkip, Conditioning, GuidanceScale, NoiseSource, PromptSyntax,
+        SolverOptions, Steps, Task,
     };
 
     pub(super) fn job(number: u64, caller: Option<&str>) -> Arc<Job> {
@@ -369,6 +370,7 @@ pub(crate) mod tests {
             steps: Steps::new(1).expect("one step"),
             guidance_scale: GuidanceScale::new(1.0).expect("in range"),
             guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
             syntax: PromptSyntax::Emphasis,
             clip_skip: ClipSkip::LAST,
             hires: None,

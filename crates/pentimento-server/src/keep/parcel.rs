@@ -8,8 +8,10 @@
 //! them together field by field, so that a new field of a request cannot be lost without the compiler's noticing. A parcel of
 //! another version, or with other fields, is refused; its task is then reported as failed.
 
+mod accelerations;
 mod conditioning;
 
+use accelerations::StoredAccelerations;
 use conditioning::StoredConditioning;
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use pentimento_request::{
@@ -232,6 +234,8 @@ struct StoredRequest {
     steps: usize,
     guidance_scale: Bits32,
     guidance_rescale: Bits32,
+    #[serde(default)]
+    accelerations: StoredAccelerations,
     seed: u64,
     noise: String,
     conditioning: StoredConditioning,
@@ -254,6 +258,7 @@ impl StoredRequest {
             steps,
             guidance_scale,
             guidance_rescale,
+            accelerations,
             seed,
             noise,
             conditioning,
@@ -273,6 +278,7 @@ impl StoredRequest {
             steps: steps.get(),
             guidance_scale: guidance_scale.get().into(),
             guidance_rescale: (*guidance_rescale).into(),
+            accelerations: StoredAccelerations::of(*accelerations),
             seed: *seed,
             noise: noise.name().to_owned(),
             conditioning: StoredConditioning::of(conditioning, blobs),
@@ -295,6 +301,7 @@ impl StoredRequest {
             steps,
             guidance_scale,
             guidance_rescale,
+            accelerations,
             seed,
             noise,
             conditioning,
@@ -314,6 +321,7 @@ impl StoredRequest {
             steps: Steps::new(steps).map_err(message)?,
             guidance_scale: GuidanceScale::new(guidance_scale.into()).map_err(message)?,
             guidance_rescale: guidance_rescale.into(),
+            accelerations: accelerations.back()?,
             seed,
             noise: noise_of(&noise)?,
             conditioning: conditioning.back(blobs)?,

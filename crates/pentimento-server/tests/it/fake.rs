@@ -12,9 +12,9 @@ use pentimento_protocols::{
     Protocol, Received, Refusal, Reply, Seed, TaskName, TaskReport,
 };
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage, GenerationRequest,
-    Generator, GuidanceScale, NoiseSource, Picture, Progress, Prompt, PromptSyntax, Receipt, Sampler,
-    Schedule, Size, SolverOptions, Stage, StepReport, Steps, Task, Verdict,
+    Accelerations, Canvas, Channels, ClipSkip, Conditioning, ErrorKind, GenerateError, GeneratedImage,
+    GenerationRequest, Generator, GuidanceScale, NoiseSource, Picture, Progress, Prompt, PromptSyntax,
+    Receipt, Sampler, Schedule, Size, SolverOptions, Stage, StepReport, Steps, Task, Verdict,
 };
 use pentimento_server::{Controls, Server, ServerConfig, ServerError};
 use serde_json::{Value, json};
@@ -212,6 +212,7 @@ fn receipt(request: &GenerationRequest) -> Receipt {
         sigmas: vec![1.0, 0.0],
         guidance_scale: 1.0,
         guidance_rescale: 0.0,
+        accelerations: None,
         strength: 1.0,
         hires: None,
         worked_at: size,
@@ -380,6 +381,7 @@ fn request_of(script: &str, seed: Option<u64>) -> GenerationRequest {
         steps: Steps::new(2).expect("two steps"),
         guidance_scale: GuidanceScale::new(1.0).expect("in range"),
         guidance_rescale: 0.0,
+        accelerations: Accelerations::NONE,
         syntax: PromptSyntax::Emphasis,
         clip_skip: ClipSkip::LAST,
         hires: None,

@@ -23,15 +23,16 @@ use pentimento_diffusion::{
 };
 use pentimento_kernels::measure_peak;
 use pentimento_request::{
-    Canvas, Channels, ClipSkip, Conditioning, GenerateError, GenerationRequest, Generator, GuidanceScale,
-    NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Sampler, Size, SolverOptions, Span, Steps, Strength,
-    Task,
+    Accelerations, Canvas, Channels, ClipSkip, Conditioning, GenerateError, GenerationRequest, Generator,
+    GuidanceScale, NoiseSource, Picture, Prompt, PromptSyntax, Quiet, Sampler, Size, SolverOptions, Span,
+    Steps, Strength, Task,
 };
 use report::{Measured, Report};
 use std::{
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
+use steered::Steering;
 
 /// Largest picture that is measured: 16 times Stable Diffusion XL's.
 const MOST_PIXELS: u64 = 1 << 24;
@@ -45,7 +46,8 @@ pub(crate) fn run(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     if let [input, goal] = &args.unet_io[..] {
         return Ok(unet_io::run(&model, input, goal)?);
     }
-    let report = measure(args, &model, precision, &conditioning, started)?;
+    let steering = Steering { conditioning, accelerations: args.accelerations.resolve() };
+    let report = measure(args, &model, precision, &steering, started)?;
     let text = match args.json {
         true => format!("{:#}\n", report.json()),
         false => report.table(args.profile),
@@ -80,7 +82,7 @@ fn measure(
     args: &BenchArgs,
     model: &Model,
     precision: Precision,
-    conditioning: &Conditioning,
+    steering: &Steering,
     started: Instant,
 ) -> Result<Report> {
     let size = args.size.unwrap_or(model.native_size());
@@ -88,7 +90,7 @@ fn measure(
         return Err(anyhow!("size: {size} has more than {MOST_PIXELS} pixels"));
     }
     let mut probe = Probe::new(model, size)?;
-    let is_steered = *conditioning != Conditioning::none();
+    let is_steered = *steering != Steering::none();
     let wanted = match is_steered && args.stages.is_empty() {
         true => Vec::new(),
         false => stages(&args.stages),
@@ -119,7 +121,8 @@ fn measure(
         };
         stages.push((report::name(stage), measured));
     }
-    let steered = is_steered.then(|| steered::measure(model, size, conditioning, args.runs)).transpose()?;
+    let rounds = steered::Rounds { count: args.runs, steps: args.steps.map(usize::from) };
+    let steered = is_steered.then(|| steered::measure(model, size, steering, rounds)).transpose()?;
     Ok(Report {
         model: model.name().to_owned(),
         size,
@@ -195,6 +198,7 @@ fn whole(model: &str, size: Size) -> Result<GenerationRequest> {
         steps: Steps::new(20)?,
         guidance_scale: GuidanceScale::new(7.5)?,
         guidance_rescale: 0.0,
+        accelerations: Accelerations::NONE,
         seed: 1,
         noise: NoiseSource::TorchCpu,
         conditioning: Conditioning::none(),

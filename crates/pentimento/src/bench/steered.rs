@@ -1,11 +1,12 @@
-//! What steering costs: steps of the same drawing with it and without it, in turns, so that both meet the same machine.
+//! What steering costs and what accelerations gain: steps of the same drawing with them and without, in turns, so that both meet
+//! the same machine.
 
 use super::whole;
 use anyhow::{Result, bail};
 use pentimento_diffusion::Model;
 use pentimento_request::{
-    Conditioning, ErrorKind, GenerationRequest, Generator, Progress, Sampler, Size, Span, Stage, StepReport,
-    Steps, Strength, Task,
+    Accelerations, Conditioning, ErrorKind, GenerationRequest, Generator, GuidanceInterval, Progress,
+    Sampler, Size, Span, Stage, StepReport, Steps, Strength, Task,
 };
 use serde_json::{Value, json};
 use std::{
@@ -13,32 +14,57 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Steps of a round before it is the other's turn. The first of them is not measured.
-const STEPS: usize = 3;
+/// What is measured beside a plain drawing.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Steering {
+    pub(super) conditioning: Conditioning,
+    pub(super) accelerations: Accelerations,
+}
 
-/// How long steps took, shortest first, and what comes once before them.
+impl Steering {
+    /// A plain drawing.
+    pub(super) const fn none() -> Self {
+        Self { conditioning: Conditioning::none(), accelerations: Accelerations::NONE }
+    }
+
+    /// Steps behind the first one that show on average what all of them take.
+    fn steps(&self) -> usize {
+        match self.accelerations {
+            Accelerations { guidance_interval } if guidance_interval != GuidanceInterval::WHOLE => 10,
+            Accelerations { guidance_interval: _ } => 2,
+        }
+    }
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rounds {
+    pub(super) count: u16,
+    /// Measured steps of a round before it is the other's turn; one that is not measured comes before them.
+    pub(super) steps: Option<usize>,
+}
+
+/// How long steps took on average, round by round, and what comes once before them.
 #[derive(Debug, Default)]
 pub(super) struct Steered {
     plain: Vec<Duration>,
     steered: Vec<Duration>,
     /// From the request to the first step.
     before: [Vec<Duration>; 2],
+    /// Steps of a round.
+    steps: usize,
 }
 
-/// Draws in turns, so many rounds each.
+/// Draws in turns.
 ///
 /// # Errors
 /// What the engine says of the request.
-pub(super) fn measure(
-    model: &Model,
-    size: Size,
-    conditioning: &Conditioning,
-    rounds: u16,
-) -> Result<Steered> {
-    let mut measured = Steered::default();
-    let plain = request(model, size, Conditioning::none())?;
-    let steered = request(model, size, conditioning.clone())?;
-    for _ in 0..rounds {
+pub(super) fn measure(model: &Model, size: Size, steering: &Steering, rounds: Rounds) -> Result<Steered> {
+    let steps = rounds.steps.unwrap_or_else(|| steering.steps());
+    let mut measured = Steered { steps, ..Steered::default() };
+    let plain = request(model, size, &Steering::none(), steps)?;
+    let steered = request(model, size, steering, steps)?;
+    for _ in 0..rounds.count {
         let [before_plain, before_steered] = &mut measured.before;
         before_plain.push(round(model, &plain, &mut measured.plain)?);
         before_steered.push(round(model, &steered, &mut measured.steered)?);
@@ -51,21 +77,24 @@ pub(super) fn measure(
 }
 
 /// Every step from noise, by a sampler that looks once a step and that CLIP may guide.
-fn request(model: &Model, size: Size, conditioning: Conditioning) -> Result<GenerationRequest> {
+fn request(model: &Model, size: Size, steering: &Steering, steps: usize) -> Result<GenerationRequest> {
     let mut request = whole(model.name(), size)?;
     if let Task::ImageToImage { span, .. } = &mut request.task {
         *span = Span::of(Strength::FULL);
     }
-    let sampler = Some(Sampler::KEulerAncestral);
-    Ok(GenerationRequest { sampler, steps: Steps::new(STEPS)?, conditioning, ..request })
+    let Steering { conditioning, accelerations } = steering.clone();
+    let (sampler, steps) = (Some(Sampler::KEulerAncestral), Steps::new(steps + 1)?);
+    Ok(GenerationRequest { sampler, steps, conditioning, accelerations, ..request })
 }
 
-/// Adds the steps of a drawing that is broken off behind them, and tells how long it took to come to the first.
+/// Adds how long a step of a drawing that is broken off behind them takes on average, and tells how long it took to come to the
+/// first.
 fn round(model: &Model, request: &GenerationRequest, took: &mut Vec<Duration>) -> Result<Duration> {
     let mut watch = Watch { since: Instant::now(), before: Duration::ZERO, steps: Vec::new() };
     match model.generate(request, &mut watch) {
-        Err(error) if error.kind() == ErrorKind::Cancelled && watch.steps.len() == STEPS => {
-            took.extend(watch.steps.into_iter().skip(1));
+        Err(error) if error.kind() == ErrorKind::Cancelled && watch.steps.len() == request.steps.get() => {
+            let measured = &watch.steps[1..];
+            took.push(measured.iter().sum::<Duration>() / measured.len().max(1) as u32);
             Ok(watch.before)
         }
         Err(error) => Err(error.into()),
@@ -122,7 +151,8 @@ impl Steered {
             "plain_s": Self::median(&self.plain),
             "steered_s": Self::median(&self.steered),
             "more": self.more(),
-            "steps": self.steered.len(),
+            "rounds": self.steered.len(),
+            "steps": self.steps,
             "before_plain_s": Self::median(plain),
             "before_steered_s": Self::median(steered),
         })
@@ -132,11 +162,12 @@ impl Steered {
     pub(super) fn told(&self) -> String {
         let [plain, steered] = &self.before;
         format!(
-            "a step: {:.4} s; steered: {:.4} s, {:+.1} % (medians of {} each)\nbefore the first step: {:.2} s; steered: {:.2} s\n",
+            "a step: {:.4} s; steered: {:.4} s, {:+.1} % (medians of {} rounds of {} steps)\nbefore the first step: {:.2} s; steered: {:.2} s\n",
             Self::median(&self.plain),
             Self::median(&self.steered),
             100.0 * self.more(),
             self.steered.len(),
+            self.steps,
             Self::median(plain),
             Self::median(steered),
         )
@@ -154,10 +185,11 @@ mod tests {
             plain: took(&[90, 100, 300]),
             steered: took(&[100, 105, 110]),
             before: [took(&[1000]), took(&[2000])],
+            steps: 2,
         };
         let told = measured.told();
         assert!(
-            told.starts_with("a step: 0.1000 s; steered: 0.1050 s, +5.0 % (medians of 3 each)"),
+            told.starts_with("a step: 0.1000 s; steered: 0.1050 s, +5.0 % (medians of 3 rounds of 2 steps)"),
             "{told}"
         );
         assert_eq!(measured.json()["before_steered_s"], 2.0);

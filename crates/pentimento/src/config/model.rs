@@ -1,8 +1,9 @@
 //! `[models]`: which model answers a name, and what goes with it.
 
 use super::{ConfiguredDtype, ConfiguredFilter};
+use pentimento_request::{Accelerations, GuidanceInterval};
 use serde::{Deserialize, Deserializer, de};
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, str::FromStr};
 
 /// A value of `[models]`: a folder or name, or a table of it and its options.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub(crate) struct ModelConfig {
     pub(crate) pixels: Option<u64>,
     /// Guidance rescale, which the protocol has no field for.
     pub(crate) guidance_rescale: f32,
+    /// What makes it draw faster, which the protocol has no field for either.
+    pub(crate) accelerations: Accelerations,
     /// What is done with pictures that its checker objects to; the file's `filter.mode` where it is absent.
     pub(crate) filter: Option<ConfiguredFilter>,
     /// What goes with it, by names in the folders of control networks and picture adapters.
@@ -38,7 +41,16 @@ impl ModelConfig {
     /// A model without options.
     pub(crate) fn named(model: String) -> Self {
         let companions = CompanionNames::default();
-        Self { model, vae: None, dtype: None, pixels: None, guidance_rescale: 0.0, filter: None, companions }
+        Self {
+            model,
+            vae: None,
+            dtype: None,
+            pixels: None,
+            guidance_rescale: 0.0,
+            accelerations: Accelerations::NONE,
+            filter: None,
+            companions,
+        }
     }
 }
 
@@ -72,17 +84,39 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             pixels: Option<u64>,
             #[serde(default)]
             guidance_rescale: f32,
+            guidance_interval: Option<String>,
             filter: Option<ConfiguredFilter>,
             canny: Option<String>,
             tile: Option<String>,
             face: Option<String>,
         }
         let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        let Table { model, vae, dtype, pixels, guidance_rescale, filter, canny, tile, face } = table;
+        let Table {
+            model,
+            vae,
+            dtype,
+            pixels,
+            guidance_rescale,
+            guidance_interval,
+            filter,
+            canny,
+            tile,
+            face,
+        } = table;
         if !(0.0..=1.0).contains(&guidance_rescale) {
             return Err(de::Error::custom("guidance_rescale goes from 0 to 1"));
         }
+        let guidance_interval = match guidance_interval {
+            Some(text) => typed("guidance_interval", &text)?,
+            None => GuidanceInterval::WHOLE,
+        };
+        let accelerations = Accelerations { guidance_interval };
         let companions = CompanionNames { canny, tile, face };
-        Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter, companions })
+        Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, accelerations, filter, companions })
     }
+}
+
+/// A value in the spelling of the command line.
+fn typed<T: FromStr<Err: fmt::Display>, E: de::Error>(key: &str, text: &str) -> Result<T, E> {
+    text.parse().map_err(|error| E::custom(format!("{key}: {error}")))
 }

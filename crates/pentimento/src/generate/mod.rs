@@ -243,6 +243,7 @@ fn request(plan: &Plan, model: String, task: Task) -> GenerationRequest {
         steps: plan.steps,
         guidance_scale: plan.guidance_scale,
         guidance_rescale: plan.guidance_rescale,
+        accelerations: plan.accelerations,
         syntax: plan.syntax,
         clip_skip: plan.clip_skip,
         hires: plan.hires,

@@ -9,8 +9,8 @@ use crate::{
 use pentimento_imaging::{Format, MaskSource};
 use pentimento_protocols::StylePreset;
 use pentimento_request::{
-    Canvas, ClipSkip, FilterMode, GuidanceScale, Hires, NoiseSource, Prompt, PromptSyntax, Region, Sampler,
-    Schedule, Size, SolverOptions, Span, Steps, Strength, Untouched,
+    Accelerations, Canvas, ClipSkip, FilterMode, GuidanceScale, Hires, NoiseSource, Prompt, PromptSyntax,
+    Region, Sampler, Schedule, Size, SolverOptions, Span, Steps, Strength, Untouched,
 };
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,7 @@ pub(super) struct Plan {
     pub(super) steps: Steps,
     pub(super) guidance_scale: GuidanceScale,
     pub(super) guidance_rescale: f32,
+    pub(super) accelerations: Accelerations,
     pub(super) hires: Option<Hires>,
     pub(super) filter: Option<FilterMode>,
     pub(super) seed: u64,
@@ -95,6 +96,7 @@ impl Plan {
             steps: Steps::new(args.steps).map_err(|error| format!("--steps: {error}"))?,
             guidance_scale: GuidanceScale::new(args.cfg).map_err(|error| format!("--cfg: {error}"))?,
             guidance_rescale: share("--guidance-rescale", args.guidance_rescale)?,
+            accelerations: args.accelerations.resolve(),
             hires: args.hires.as_deref().map(hires).transpose()?,
             filter: args.filter.or(args.raw.then_some(FilterMode::Off)),
             seed: args.seed.map_or_else(random_seed, Ok)?,
@@ -383,6 +385,14 @@ mod tests {
         for wrong in ["x", "2:", "2:0.5:0", "2:1.5", "2:0.5:3:4", ":0.5"] {
             assert!(read(wrong).expect_err(wrong).starts_with("--hires: "));
         }
+    }
+
+    #[test]
+    fn nothing_is_faster_unless_it_is_asked_for() {
+        let faster = |options: &str| plan(&format!("-p x -o a.png {options}")).map(|plan| plan.accelerations);
+        assert_eq!(faster(""), Ok(Accelerations::NONE));
+        let interval = "0.2:0.8".parse().expect("an interval");
+        assert_eq!(faster("--guidance-interval 0.2:0.8"), Ok(Accelerations { guidance_interval: interval }));
     }
 
     #[test]

@@ -121,7 +121,15 @@ struct Answering {
 fn offer(settings: &Settings, library: &dyn Library) -> (Offers, Answering) {
     let mut offers = Offers::default();
     let mut profile = |wanted: &ConfiguredModel| {
-        let ConfiguredModel { source, precision, pixel_cap, guidance_rescale, filter, companions } = wanted;
+        let ConfiguredModel {
+            source,
+            precision,
+            pixel_cap,
+            guidance_rescale,
+            accelerations,
+            filter,
+            companions,
+        } = wanted;
         let offered = Offered {
             source: source.clone(),
             precision: *precision,
@@ -133,6 +141,7 @@ fn offer(settings: &Settings, library: &dyn Library) -> (Offers, Answering) {
         ModelProfile {
             name: offers.add(offered),
             guidance_rescale: *guidance_rescale,
+            accelerations: *accelerations,
             filter: *filter,
             draws_edges: edges || companions.canny.is_some(),
             shows_faces: source

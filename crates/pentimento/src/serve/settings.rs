@@ -17,7 +17,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use pentimento_diffusion::Precision;
-use pentimento_request::FilterMode;
+use pentimento_request::{Accelerations, FilterMode};
 use pentimento_server::{
     Authorities, FetchConfig, KeepAliveTiming, Quota, Quotas, ResultStore, ResultsConfig, S3Store,
     ServerConfig, Tls,
@@ -73,6 +73,7 @@ pub(super) struct ConfiguredModel {
     /// Largest picture that it works at, in pixels.
     pub(super) pixel_cap: u64,
     pub(super) guidance_rescale: f32,
+    pub(super) accelerations: Accelerations,
     /// What is done with pictures that its checker objects to; `None` is the engine's own rule.
     pub(super) filter: Option<FilterMode>,
     /// What goes with it.
@@ -166,7 +167,8 @@ struct Defaults<'a> {
 
 impl Defaults<'_> {
     fn complete(&self, model: &ModelConfig) -> Result<ConfiguredModel> {
-        let ModelConfig { model, vae, dtype, pixels, guidance_rescale, filter, companions } = model;
+        let ModelConfig { model, vae, dtype, pixels, guidance_rescale, accelerations, filter, companions } =
+            model;
         let source = Source::find(model, self.places)?.with_vae(vae.as_deref());
         Ok(ConfiguredModel {
             filter: self.filter(&source, filter.map(FilterMode::from))?,
@@ -174,6 +176,7 @@ impl Defaults<'_> {
             precision: precision(dtype.map_or(self.dtype, typed)),
             pixel_cap: pixels.unwrap_or(self.pixels),
             guidance_rescale: *guidance_rescale,
+            accelerations: *accelerations,
             companions: companions.clone(),
         })
     }

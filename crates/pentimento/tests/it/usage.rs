@@ -21,6 +21,7 @@ fn help_is_an_answer_and_names_every_option() {
                 "--steps",
                 "--cfg",
                 "--guidance-rescale",
+                "--guidance-interval",
                 "--seed",
                 "--size",
                 "--model",

@@ -2,8 +2,8 @@
 
 use super::*;
 use pentimento_request::{
-    CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces, Hint, Identity, ImagePrompt,
-    Lora, Texture,
+    Accelerations, CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces,
+    GuidanceInterval, Hint, Identity, ImagePrompt, Lora, Texture,
 };
 
 fn picture(side: u32, channels: Channels) -> Arc<Picture> {
@@ -45,6 +45,9 @@ fn full() -> GenerationRequest {
         steps: Steps::new(17).expect("steps"),
         guidance_scale: GuidanceScale::new(7.3).expect("a scale"),
         guidance_rescale: 0.7,
+        accelerations: Accelerations {
+            guidance_interval: GuidanceInterval::new(0.1, 0.9).expect("an interval"),
+        },
         seed: u64::MAX,
         noise: NoiseSource::Philox,
         conditioning: Conditioning {

@@ -1,0 +1,109 @@
+//! What makes drawing faster and the picture another one: each is off unless asked for.
+
+use crate::InvalidValue;
+use std::{fmt, str::FromStr};
+
+/// Everything that trades fidelity for time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accelerations {
+    /// The steps that are guided.
+    pub guidance_interval: GuidanceInterval,
+}
+
+impl Accelerations {
+    /// Every step is computed as the model's authors meant it.
+    pub const NONE: Self = Self { guidance_interval: GuidanceInterval::WHOLE };
+}
+
+/// The share of the steps in which both halves of classifier-free guidance are computed; in the others the positive half is
+/// all there is (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in
+/// Diffusion Models").
+///
+/// Of `n` steps those from `⌊start·n⌋` on and before `⌊end·n⌋` are guided, as diffusers' guiders count with `start` and `stop`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GuidanceInterval {
+    start: f64,
+    end: f64,
+}
+
+impl GuidanceInterval {
+    /// Every step.
+    pub const WHOLE: Self = Self { start: 0.0, end: 1.0 };
+
+    /// The steps between these shares.
+    ///
+    /// # Errors
+    /// When a share is outside 0 to 1 or no number, or `start` is not below `end`.
+    pub fn new(start: f64, end: f64) -> Result<Self, InvalidValue> {
+        if !(0.0 <= start && start < end && end <= 1.0) {
+            return Err(InvalidValue::new(format!(
+                "a guidance interval from {start} to {end} is not possible: 0 <= start < end <= 1"
+            )));
+        }
+        Ok(Self { start, end })
+    }
+
+    /// Share of the steps before the first guided one.
+    pub const fn start(self) -> f64 {
+        self.start
+    }
+
+    /// Share of the steps behind which none is guided.
+    pub const fn end(self) -> f64 {
+        self.end
+    }
+
+    /// Whether a step, counted from 0, of so many is guided.
+    pub fn guides(self, step: usize, of: usize) -> bool {
+        let bound = |share: f64| (share * of as f64) as usize;
+        (bound(self.start)..bound(self.end)).contains(&step)
+    }
+}
+
+impl fmt::Display for GuidanceInterval {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.start, self.end)
+    }
+}
+
+impl FromStr for GuidanceInterval {
+    type Err = InvalidValue;
+
+    /// Reads `START:END`.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let malformed =
+            || InvalidValue::new(format!("'{text}' is not an interval: write START:END, as 0.2:0.8"));
+        let (start, end) = text.split_once(':').ok_or_else(malformed)?;
+        Self::new(start.parse().map_err(|_| malformed())?, end.parse().map_err(|_| malformed())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_read_as_they_are_written() {
+        for text in ["0:1", "0.2:0.8", "0:0.05"] {
+            assert_eq!(
+                text.parse::<GuidanceInterval>().map(|interval| interval.to_string()),
+                Ok(text.into())
+            );
+        }
+        for wrong in ["", "0.5", "a:1", "0.8:0.2", "0.5:0.5", "-0.1:1", "0:1.1", "NaN:1", "0:1:1"] {
+            assert!(wrong.parse::<GuidanceInterval>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn intervals_count_steps_as_diffusers_does() {
+        let guided = |start, end, of| {
+            let interval = GuidanceInterval::new(start, end).expect("an interval");
+            (0..of).filter(|step| interval.guides(*step, of)).collect::<Vec<_>>()
+        };
+        assert_eq!(guided(0.0, 1.0, 4), [0, 1, 2, 3]);
+        assert_eq!(guided(0.25, 0.75, 4), [1, 2]);
+        assert_eq!(guided(0.2, 0.8, 6), [1, 2, 3]);
+        assert_eq!(guided(0.1, 0.2, 4), [] as [usize; 0]);
+    }
+}

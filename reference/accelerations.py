@@ -1,0 +1,137 @@
+"""Write `goldens/accelerations/`: pictures that are drawn faster, from loops by hand around diffusers' UNet.
+
+`cases.json` and `latents.safetensors` are as those of `pipelines/`, whose inputs the cases name. A case has one field more for each
+acceleration:
+- `guidance_interval` (`START:END`): both halves are computed in the steps in which diffusers' `ClassifierFreeGuidance` with these
+  `start` and `stop` computes them, of the steps that are run; in the others the positive half is the prediction.
+
+Steps of samplers that call the network twice count once. `control` names a network of `controls/`, which is shown the input
+`hint` in every step.
+"""
+
+import json
+import shutil
+
+import torch
+from diffusers import ControlNetModel
+from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+
+import golden
+import pipeline_cases
+import pipelines
+import samplers
+
+FOLDER = golden.GOLDENS / "accelerations"
+
+
+OWN = dict(guidance_interval=None, control=None, hint=None)
+
+
+def case(name, sampler, steps, **fields):
+    own = {field: fields.pop(field) for field in OWN if field in fields}
+    return pipeline_cases.case(name, "tiny-sd15", sampler, steps, **fields) | OWN | own
+
+
+CONTROL = dict(control="canny", hint="init_64x64")
+CASES = [
+    case("interval_ddim_10", "DDIM", 10, guidance_interval="0.2:0.8"),
+    case("interval_ddim_10_late", "DDIM", 10, guidance_interval="0.5:1", cfg=4.0),
+    case("interval_euler_7", "K_EULER", 7, guidance_interval="0.3:0.7"),
+    case("interval_none_of_4", "DDIM", 4, guidance_interval="0.3:0.4"),
+    case("interval_heun_6", "K_HEUN", 6, guidance_interval="0.2:0.7", spacing="linspace"),
+    case("interval_image_10", "DDIM", 10, guidance_interval="0.2:0.6", strength=0.6, **pipeline_cases.INIT),
+    case("interval_masked_10", "K_EULER", 10, guidance_interval="0:0.5", strength=0.8, **pipeline_cases.LOOSE),
+    case("interval_control_8", "DDIM", 8, guidance_interval="0.25:0.75", **CONTROL),
+]
+
+
+class Network:
+    """The UNet of a case, which knows the step that it is called in."""
+
+    def __init__(self, pipeline, case, steps):
+        self.unet, self.steps = pipeline.unet, steps
+        self.positive, self.negative = pipelines.embeddings(pipeline, case)
+        start, stop = (float(share) for share in (case["guidance_interval"] or "0:1").split(":"))
+        self.control = self.hint = None
+        if case["control"]:
+            self.control = ControlNetModel.from_pretrained(golden.GOLDENS / "controls" / case["control"])
+            hint = Image.open(pipelines.FOLDER / "inputs" / f"{case['hint']}.png")
+            self.hint = VaeImageProcessor(do_convert_rgb=True, do_normalize=False).preprocess(hint)
+        self.guider = ClassifierFreeGuidance(case["cfg"], start=start, stop=stop)
+
+    def __call__(self, x, timestep, step):
+        timestep = timestep.float().reshape(-1)[:1]
+        self.guider.set_state(step, self.steps, timestep)
+        if self.guider.num_conditions == 1:
+            return self.guider.forward(self.call(x, timestep, self.positive, step)).pred
+        both = self.call(torch.cat([x, x]), timestep, torch.cat([self.negative, self.positive]), step)
+        without, with_text = both.chunk(2)
+        return self.guider.forward(with_text, without).pred
+
+    def call(self, x, timestep, context, step):
+        added = {}
+        if self.control:
+            hint = self.hint.expand(len(x), -1, -1, -1)
+            down, middle = self.control(x, timestep, context, controlnet_cond=hint, return_dict=False)
+            added = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
+        return self.unet(x, timestep, context, **added).sample
+
+
+def by_steps(pipeline, case, network, init, mask):
+    """diffusers' loops: one call a step, what is known put back between."""
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(case["steps"])
+    generator, known, noise = pipelines.draw(pipeline, case, init, mask)
+    timesteps = scheduler.timesteps[case["steps"] - network.steps :]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(case["steps"] - network.steps)
+    full = init is None or (mask is not None and case["strength"] == 1)
+    x = noise * scheduler.init_noise_sigma if full else scheduler.add_noise(known, noise, timesteps[:1])
+    draws = {} if case["sampler"] == "DDIM" else {"generator": generator}
+    for step, timestep in enumerate(timesteps):
+        output = network(scheduler.scale_model_input(x, timestep), timestep, step)
+        x = scheduler.step(output, timestep, x, **draws).prev_sample
+        if mask is not None:
+            last = step + 1 == network.steps
+            level = known if last else scheduler.add_noise(known, noise, timesteps[step + 1 : step + 2])
+            x = torch.where(pipelines.cells(mask) >= 0.5, x, level)
+    return x
+
+
+def by_heun(pipeline, case, network):
+    """k-diffusion's sampler, which calls the network twice a step but in the last one."""
+    scheduler = pipeline.scheduler
+    schedule = samplers.k_external.DiscreteSchedule(
+        ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5, False
+    )
+    sigmas = schedule.get_sigmas(case["steps"])
+    calls = iter(range(2 * case["steps"]))
+    predict = lambda x, timestep: network(x, timestep, next(calls) // 2)
+    denoise = samplers.k_external.DiscreteEpsDDPMDenoiser(predict, scheduler.alphas_cumprod, quantize=False)
+    _, _, noise = pipelines.draw(pipeline, case, None, None)
+    return samplers.SAMPLERS[case["sampler"]](denoise, noise * sigmas[0], sigmas, disable=True)
+
+
+def run(case):
+    pipeline = pipelines.prepare(case, golden.DEFAULT_MODEL)
+    opened = lambda name: Image.open(pipelines.FOLDER / "inputs" / name) if name else None
+    init, mask = opened(case["init"]), opened(case["mask"])
+    network = Network(pipeline, case, case["steps_run"])
+    if case["sampler"] == "K_HEUN":
+        return by_heun(pipeline, case, network)
+    return by_steps(pipeline, case, network, init, mask)
+
+
+def main():
+    golden.hold_still()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
+    cases = [case | dict(steps_run=samplers.steps_of(case["steps"], case["strength"] or 1)) for case in CASES]
+    golden.write("accelerations/latents", {case["name"]: run(case) for case in cases}, {"cases": "cases.json"})
+    (FOLDER / "cases.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+
+
+if __name__ == "__main__":
+    main()
