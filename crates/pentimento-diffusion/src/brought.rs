@@ -12,6 +12,7 @@ use crate::{
     files::ModelFiles,
     image_prompt::{ImagePromptFile, Sight},
     library::Library,
+    precision::{floats, layer_bytes},
     vision::VisionConfig,
     weights::Weights,
 };
@@ -61,10 +62,6 @@ impl Steered {
     /// Bytes for all that this request brings.
     pub(crate) fn bytes(&self, request: &GenerationRequest, shelf: Brought) -> u64 {
         let Brought { library, canny, tile, face, precision } = shelf;
-        let each = match precision {
-            Precision::F32 => F32,
-            Precision::Bf16 => 2,
-        };
         let conditioning = &request.conditioning;
         let acts = |lora: &&Lora| {
             [Some(lora.weight), lora.text_weight].iter().flatten().any(|weight| *weight != 0.0)
@@ -74,7 +71,7 @@ impl Steered {
         let loras = loras.map(|file| {
             // Flavours that cannot run beside a layer make a copy of it, of all layers at most.
             let copies = if file.merges() { self.unet } else { 0 };
-            file.length() + (file.parameters() + copies) * each
+            file.length() + layer_bytes(floats(precision), file.parameters()) + layer_bytes(precision, copies)
         });
         let named = |name: &str| library.control(name).ok().flatten().map_or(0, |file| file.parameters());
         let [own_edges, own_texture] = self.controls;
@@ -90,7 +87,7 @@ impl Steered {
         let looks = looks.filter_map(|prompt| library.image_prompt(&prompt.adapter).ok().flatten());
         let identity = conditioning.identity.as_ref().filter(|identity| identity.scale > 0.0);
         loras.sum::<u64>()
-            + (controls.sum::<u64>() + texture) * each
+            + layer_bytes(precision, controls.sum::<u64>() + texture)
             + looks.map(|file| file.parameters() * F32).sum::<u64>()
             + identity.map_or(0, |identity| of_face(identity, face, library))
             + conditioning.clip_guidance.map_or(0, |_| self.clip)

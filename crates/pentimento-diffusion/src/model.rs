@@ -24,6 +24,7 @@ use crate::{
     interruption,
     library::{EmptyLibrary, Library},
     lora::{AdapterCache, ModelLayers},
+    precision::{floats, layer_bytes},
     preview::LatentColours,
     prompt::Reader,
     schedule::NoiseSchedule,
@@ -115,11 +116,8 @@ impl Part {
     pub fn memory(&self, precision: Precision) -> u64 {
         // The checker of pictures works in f32 whatever the model does.
         let precision = if self.name == CHECKER { Precision::F32 } else { precision };
-        let bytes_each = match precision {
-            Precision::F32 => 4,
-            Precision::Bf16 => 2,
-        };
-        self.parameters.saturating_mul(bytes_each)
+        let has_layers_in_it = self.name == "unet";
+        layer_bytes(if has_layers_in_it { precision } else { floats(precision) }, self.parameters)
     }
 
     fn of(name: &str, class: &str, weights: &Weights) -> Self {
@@ -504,13 +502,5 @@ fn own_sampler(config: &SchedulerConfig) -> Option<Sampler> {
         // diffusers' single-step solver is another algorithm than the ancestral one of this spelling.
         Ok(Sampler::KDpmpp2sAncestral) => None,
         found => found.ok(),
-    }
-}
-
-/// The name of a precision in options and receipts.
-pub(crate) fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::Bf16 => "bf16",
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     error::{LoadError, Result},
     interruption,
     lora::Side,
+    precision::floats,
     profile::{self, LayerKind},
     weights::Scope,
 };
@@ -21,7 +22,7 @@ use candle_core::{CpuStorage, Device, Storage, Tensor};
 use pentimento_kernels as kernels;
 pub(crate) use pentimento_kernels::pages::{ReleaseOnDrop, stale};
 use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Upsample};
-pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision};
+pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision, fastest_precision};
 use std::sync::Arc;
 
 /// `y = x·Wᵀ + b` over the last dimension.
@@ -51,9 +52,9 @@ impl Linear {
         Ok(Self { weight, bias: Some(scope.values("bias", &[outputs])?), side: linear_side(scope) })
     }
 
-    /// In which its products are.
+    /// In which its results are multiplied with one another.
     pub(crate) fn precision(&self) -> Precision {
-        self.weight.precision()
+        floats(self.weight.precision())
     }
 
     /// `[.., inputs] -> [.., outputs]`

@@ -3,7 +3,7 @@
 //! A network that is bound a second time (with adapters, for one request) takes its layers from here, so that binding costs
 //! no copy of a weight. The table also tells which layers a part has: what adapters are matched against.
 
-use crate::ops::{PackedConv, PackedWeights};
+use crate::ops::{PackedConv, PackedWeights, Precision};
 use candle_core::Tensor;
 use std::{
     collections::BTreeMap,
@@ -35,6 +35,14 @@ pub(crate) enum LayerKind {
 }
 
 impl Layer {
+    /// In which its products are.
+    pub(crate) fn precision(&self) -> Precision {
+        match &self.kind {
+            LayerKind::Linear(weights) => weights.precision(),
+            LayerKind::Conv(weights) => weights.precision(),
+        }
+    }
+
     /// Outputs, inputs, and the kernel's height and width; of a linear layer these are 1.
     pub(crate) fn shape(&self) -> [usize; 4] {
         match &self.kind {

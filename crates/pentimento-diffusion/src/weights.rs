@@ -12,6 +12,7 @@ use crate::{
     lora::{Changes, Side},
     ops::{PackedConv, PackedWeights},
     packed::{Layer, LayerKind, Packed},
+    precision::floats,
     source::{SafetensorsFiles, WeightSource, absent},
 };
 use candle_core::{Device, Tensor};
@@ -311,6 +312,11 @@ impl<'a> Scope<'a> {
     /// The same place with changes of some layers laid over it.
     pub(crate) fn changed_by(self, changes: Option<&'a Changes>) -> Self {
         Self { changes, ..self }
+    }
+
+    /// The same place, whose layers stay in floats where others have eight bits.
+    pub(crate) fn in_floats(&self) -> Self {
+        Self { prefix: self.prefix.clone(), precision: floats(self.precision), ..*self }
     }
 
     /// The place `name` below this one.

@@ -29,6 +29,7 @@ mod bf16;
 mod conv;
 mod fault;
 mod gemm;
+mod int8;
 mod isa;
 mod linear;
 mod linear_geglu;

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 use crate::activation::{gelu_of, quick_gelu_of, silu_of};
 use crate::bf16::round_pairs;
 use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
+use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, quantise};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
-use crate::scratch::{self, LANES, SharedOut, words_mut};
+use crate::scratch::{self, LANES, SharedOut, bytes_mut, words_mut};
 
 pub(crate) type Range = std::ops::Range<usize>;
 
@@ -99,11 +100,12 @@ pub fn linear_beside(
 }
 
 /// # Panics
-/// If a low rank does not fit a layer of `n` outputs.
+/// If a low rank does not fit a layer of `n` outputs, or is not in floats: its products are added to the layer's.
 pub(crate) fn check_side(side: Option<LowRank>, rows: usize, n: usize) {
     if let Some(LowRank { low, up }) = side {
         assert_eq!(up.n(), n, "outputs of a low rank beside a linear layer with {n}");
         assert_eq!(low.len(), rows * up.k(), "input of a low rank: {rows} rows of {}", up.k());
+        assert!(Precision::FLOATS.contains(&up.precision()), "a low rank in {:?}", up.precision());
     }
 }
 
@@ -130,11 +132,12 @@ impl Layer<'_> {
     /// One task.
     fn block(&self, rows: Range, columns: Range) {
         let n = self.w.n();
-        with_words(self.isa, self.x, self.w, &rows, |a, a_stride| {
+        with_words(self.isa, self.x, self.w, &rows, |words| {
             crate::fault::point();
             with_beside(self.isa, self.side, &rows, |beside| {
                 let c = self.out.at(rows.start * n + columns.start);
-                let product = Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: n };
+                let product =
+                    Product { isa: self.isa, kernel: self.kernel, w: self.w, words, c, c_stride: n };
                 let finish = |block: Range, column, width| {
                     let of_output = rows.start + block.start..rows.start + block.end;
                     if let Some(beside) = beside {
@@ -157,25 +160,41 @@ impl Layer<'_> {
     }
 }
 
-/// Calls `body` with the words of some rows of `x` in the weights' precision, and the words per row: where they lie in
-/// f32, rounded into scratch in bf16.
-pub(crate) fn with_words(
-    isa: Isa,
-    x: &[f32],
-    w: &PackedWeights,
-    rows: &Range,
-    body: impl FnOnce(*const u32, usize),
-) {
+/// Rows of a left factor in the form that the register tile takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<'a> {
+    /// The first row's first word, and words from row to row.
+    at: *const u32,
+    stride: usize,
+    /// How each row was quantised; empty but in int8.
+    quantisers: &'a [Quantiser],
+}
+
+/// Calls `body` with the words of some rows of `x` in the weights' precision: where they lie in f32, otherwise rounded or
+/// quantised into scratch.
+pub(crate) fn with_words(isa: Isa, x: &[f32], w: &PackedWeights, rows: &Range, body: impl FnOnce(Words)) {
     let (k, steps) = (w.k(), w.steps());
     let x = &x[rows.start * k..rows.end * k];
+    let words = |at: *const u32, stride| Words { at, stride, quantisers: &[] };
     match w.precision() {
-        Precision::F32 => body(x.as_ptr().cast(), k),
+        Precision::F32 => body(words(x.as_ptr().cast(), k)),
         Precision::Bf16 => scratch::with(rows.len() * steps, |lines| {
-            let words = words_mut(lines);
-            for (row, words) in x.chunks_exact(k.max(1)).zip(words.chunks_exact_mut(steps.max(1))) {
+            let rounded = words_mut(lines);
+            for (row, words) in x.chunks_exact(k.max(1)).zip(rounded.chunks_exact_mut(steps.max(1))) {
                 round_pairs(isa, row, words);
             }
-            body(words.as_ptr(), steps);
+            body(words(rounded.as_ptr(), steps));
+        }),
+        Precision::Int8 => scratch::with(rows.len() * steps, |lines| {
+            let bytes = bytes_mut(lines);
+            let mut quantisers = [Quantiser::default(); TASK_ROWS];
+            let rows = x.chunks_exact(k.max(1)).zip(bytes.chunks_exact_mut(QUAD * steps.max(1)));
+            for ((row, bytes), quantiser) in rows.zip(&mut quantisers) {
+                *quantiser = Quantiser::of(&extent(isa, row));
+                quantise(isa, row, *quantiser, &mut bytes[..k]);
+                bytes[k..].fill(0);
+            }
+            body(Words { at: bytes.as_ptr().cast(), stride: steps, quantisers: &quantisers });
         }),
     }
 }
@@ -184,8 +203,8 @@ pub(crate) fn with_words(
 pub(crate) fn with_beside(isa: Isa, side: Option<LowRank>, rows: &Range, body: impl FnOnce(Option<&Beside>)) {
     match side {
         None => body(None),
-        Some(LowRank { low, up }) => with_words(isa, low, up, rows, |a, a_stride| {
-            body(Some(&Beside { kernel: Kernel::new(isa, up.precision()), up, a, a_stride }));
+        Some(LowRank { low, up }) => with_words(isa, low, up, rows, |words| {
+            body(Some(&Beside { kernel: Kernel::new(isa, up.precision()), up, words }));
         }),
     }
 }
@@ -194,8 +213,7 @@ pub(crate) fn with_beside(isa: Isa, side: Option<LowRank>, rows: &Range, body: i
 pub(crate) struct Beside<'a> {
     kernel: Kernel,
     up: &'a PackedWeights,
-    a: *const u32,
-    a_stride: usize,
+    words: Words<'a>,
 }
 
 impl Beside<'_> {
@@ -209,8 +227,8 @@ impl Beside<'_> {
         for step in (0..steps).step_by(STEPS) {
             let tile = Tile {
                 steps: STEPS.min(steps - step),
-                a: self.a.wrapping_add(rows.start * self.a_stride + step),
-                a_stride: self.a_stride,
+                a: self.words.at.wrapping_add(rows.start * self.words.stride + step),
+                a_stride: self.words.stride,
                 b: self.up.lines().as_ptr().wrapping_add(column / LANES * steps + step),
                 b_stride: steps,
                 c,
@@ -225,11 +243,11 @@ impl Beside<'_> {
 
 /// Rows of words times packed weights.
 pub(crate) struct Product<'a> {
+    pub(crate) isa: Isa,
     pub(crate) kernel: Kernel,
     pub(crate) w: &'a PackedWeights,
-    /// First row of the left factor, and words from row to row.
-    pub(crate) a: *const u32,
-    pub(crate) a_stride: usize,
+    /// The left factor, from its first row on.
+    pub(crate) words: Words<'a>,
     /// The first row's first column of the result, and elements from row to row.
     pub(crate) c: *mut f32,
     pub(crate) c_stride: usize,
@@ -240,7 +258,7 @@ impl Product<'_> {
     /// `finish(rows, column, width)` is called on each register tile when it is complete.
     ///
     /// # Safety
-    /// `a` and `c` must be valid for these rows and columns, and `c` not be accessed by anyone else meanwhile.
+    /// The words and `c` must be valid for these rows and columns, and `c` not be accessed by anyone else meanwhile.
     pub(crate) unsafe fn sum(&self, rows: usize, columns: Range, finish: impl Fn(Range, usize, usize)) {
         let steps = self.w.steps();
         assert!(columns.start.is_multiple_of(LANES) && columns.end <= self.w.n(), "columns of the weights");
@@ -252,8 +270,8 @@ impl Product<'_> {
                     let height = ROWS.min(rows - row);
                     let tile = Tile {
                         steps: count,
-                        a: self.a.wrapping_add(row * self.a_stride + step),
-                        a_stride: self.a_stride,
+                        a: self.words.at.wrapping_add(row * self.words.stride + step),
+                        a_stride: self.words.stride,
                         b: self.w.lines().as_ptr().wrapping_add(column / LANES * steps + step),
                         b_stride: steps,
                         c: self.c.wrapping_add(row * self.c_stride + column - columns.start),
@@ -263,10 +281,24 @@ impl Product<'_> {
                     // SAFETY: the weights hold these columns by the assertion; the rest is the caller's promise.
                     unsafe { self.kernel.run(height, width, &tile) };
                     if step + count == steps {
+                        // SAFETY: as above; the tile is the one that was just written.
+                        unsafe { self.dequantise(row..row + height, column, width, tile.c) };
                         finish(row..row + height, column, width);
                     }
                 }
             }
+        }
+    }
+
+    /// Makes numbers of a complete tile's integers, in int8.
+    ///
+    /// # Safety
+    /// `c` must be valid for these rows and columns and not be accessed by anyone else meanwhile.
+    unsafe fn dequantise(&self, rows: Range, column: usize, width: usize, c: *mut f32) {
+        if let Some(columns) = self.w.columns() {
+            let tile = Sums { at: c, stride: self.c_stride, width };
+            // SAFETY: the caller's promise.
+            unsafe { dequantise_tile(self.isa, &tile, &self.words.quantisers[rows], columns, column) };
         }
     }
 }

@@ -62,7 +62,7 @@ const STRIDE: usize = 2 * TILE_COLUMNS;
 impl Layer<'_> {
     /// One task: for each register tile's columns, values and gates of all its rows, then their products.
     fn block(&self, rows: Range, columns: Range) {
-        with_words(self.isa, self.x, self.w, &rows, |a, a_stride| {
+        with_words(self.isa, self.x, self.w, &rows, |words| {
             with_beside(self.isa, self.side, &rows, |beside| {
                 scratch::with(rows.len() * STRIDE, |lines| {
                     let buffer = floats_mut(lines);
@@ -70,8 +70,8 @@ impl Layer<'_> {
                         let width = TILE_COLUMNS.min(columns.end - column);
                         for (half, first) in [column, self.w.n() / 2 + column].into_iter().enumerate() {
                             let c = buffer[half * width..].as_mut_ptr();
-                            let product =
-                                Product { kernel: self.kernel, w: self.w, a, a_stride, c, c_stride: STRIDE };
+                            let (isa, kernel, w) = (self.isa, self.kernel, self.w);
+                            let product = Product { isa, kernel, w, words, c, c_stride: STRIDE };
                             let add = |block: Range, column, width| {
                                 if let Some(beside) = beside {
                                     let c = c.wrapping_add(block.start * STRIDE);

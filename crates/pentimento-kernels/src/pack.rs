@@ -1,36 +1,50 @@
 //! Weights in the kernels' own layout, built once when a model is loaded.
 //!
 //! A linear layer's `[n, k]` weights become groups of 16 output columns, `[n/16][steps][16]`, the last group filled
-//! with zeros. A step is one `k` in f32, or a pair of neighbouring `k` in bf16 (an odd `k` is filled with zero).
+//! with zeros. A step is one `k` in f32, a pair of neighbouring `k` in bf16, or four of them in int8 (filled with zeros).
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::bf16::round_to_bf16;
+use crate::int8::{Column, Columns, QUAD, shifted};
 use crate::scratch::{LANES, Line};
 
-/// How the factors of a product are stored and multiplied. Sums are f32 in both.
+/// How the factors of a product are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32 factors, fused multiply-adds.
     F32,
-    /// Both factors rounded to bf16 (nearest, ties to even) and multiplied exactly. The dot-product instruction is
+    /// Both factors rounded to bf16 (nearest, ties to even) and multiplied exactly, with sums in f32. The dot-product instruction is
     /// used where the machine has it; elsewhere the same rounded factors go through f32 multiply-adds, so results of
     /// the two differ in the last bits only.
     Bf16,
+    /// Weights of eight bits with a scale for each output, and activations of eight bits with a scale and a zero for each
+    /// row (of a linear layer) or image (of a convolution), found as they are packed. Sums are exact. Only for products with
+    /// weights.
+    Int8,
 }
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Precision; 2] = [Precision::F32, Precision::Bf16];
+    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+    /// Those in which activations can be multiplied with one another.
+    pub const FLOATS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+    /// Factors in a 32-bit word.
+    pub(crate) fn per_word(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Bf16 => 2,
+            Precision::Int8 => QUAD,
+        }
+    }
 
     /// 32-bit words that hold `k` factors.
     pub(crate) fn steps(self, k: usize) -> usize {
-        match self {
-            Precision::F32 => k,
-            Precision::Bf16 => k.div_ceil(2),
-        }
+        k.div_ceil(self.per_word())
     }
 }
 
@@ -96,13 +110,15 @@ pub struct PackedWeights {
     k: usize,
     precision: Precision,
     lines: Vec<Line>,
+    /// How the outputs were quantised, in int8.
+    columns: Option<Columns>,
 }
 
 impl PackedWeights {
     /// Packs row-major `[n, k]` weights (`n` outputs, `k` inputs, as PyTorch stores them).
     ///
     /// # Panics
-    /// If `weights` does not hold `n · k` elements.
+    /// If `weights` does not hold `n · k` elements, or `k` passes 65 536 in int8, whose sums would not hold it.
     pub fn pack<'a>(
         weights: impl Into<WeightsRef<'a>>,
         n: usize,
@@ -113,12 +129,35 @@ impl PackedWeights {
         assert_eq!(weights.len(), n * k, "weights of a linear layer [{n}, {k}]");
         let steps = precision.steps(k);
         let mut lines = vec![Line::ZERO; n.div_ceil(LANES) * steps];
-        lines.par_chunks_mut(steps.max(1)).enumerate().for_each(|(group, lines)| {
-            for lane in 0..LANES.min(n - group * LANES) {
-                pack_lane(weights, (group * LANES + lane) * k, k, precision, lane, lines);
+        let groups = lines.par_chunks_mut(steps.max(1)).enumerate();
+        let in_group = |group: usize| 0..LANES.min(n - group * LANES);
+        let columns = match precision {
+            Precision::F32 | Precision::Bf16 => {
+                groups.for_each(|(group, lines)| {
+                    for lane in in_group(group) {
+                        pack_lane(weights, (group * LANES + lane) * k, k, precision, lane, lines);
+                    }
+                });
+                None
             }
-        });
-        PackedWeights { n, k, precision, lines }
+            Precision::Int8 => {
+                check_inputs(k);
+                let mut columns = vec![Column::default(); n];
+                groups.zip(columns.par_chunks_mut(LANES)).for_each_init(
+                    || vec![0.0_f32; k],
+                    |row, ((group, lines), columns)| {
+                        for (lane, column) in in_group(group).zip(columns) {
+                            weights.read((group * LANES + lane) * k, row);
+                            *column = Column::quantise(row, |at, steps| {
+                                lines[at / QUAD].0[lane] |= shifted(steps as u8, at);
+                            });
+                        }
+                    },
+                );
+                Some(columns.into())
+            }
+        };
+        PackedWeights { n, k, precision, lines, columns }
     }
 
     /// Outputs.
@@ -138,7 +177,7 @@ impl PackedWeights {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
+        size_of_val(&self.lines[..]) + self.columns.as_ref().map_or(0, Columns::bytes)
     }
 
     /// Lines in one group of 16 outputs.
@@ -149,9 +188,20 @@ impl PackedWeights {
     pub(crate) fn lines(&self) -> &[Line] {
         &self.lines
     }
+
+    /// How the outputs were quantised, in int8.
+    pub(crate) fn columns(&self) -> Option<&Columns> {
+        self.columns.as_ref()
+    }
 }
 
-/// Writes one row of weights into one lane of its group.
+/// # Panics
+/// If sums of so many products of bytes could leave the range of their integers.
+pub(crate) fn check_inputs(k: usize) {
+    assert!(k <= 1 << 16, "{k} inputs of a layer in int8, which takes 65536");
+}
+
+/// Writes one row of weights into one lane of its group, in floats.
 fn pack_lane(
     weights: WeightsRef,
     from: usize,
@@ -164,23 +214,19 @@ fn pack_lane(
     for start in (0..k).step_by(row.len()) {
         let row = &mut row[..(k - start).min(128)];
         weights.read(from + start, row);
-        match precision {
-            Precision::F32 => {
-                for (line, value) in lines[start..].iter_mut().zip(row) {
-                    line.0[lane] = value.to_bits();
-                }
+        if precision == Precision::F32 {
+            for (line, value) in lines[start..].iter_mut().zip(row) {
+                line.0[lane] = value.to_bits();
             }
-            Precision::Bf16 => {
-                for (line, pair) in lines[start / 2..].iter_mut().zip(row.chunks(2)) {
-                    let high = pair.get(1).map_or(0, |value| u32::from(round_to_bf16(*value)));
-                    line.0[lane] = u32::from(round_to_bf16(pair[0])) | high << 16;
-                }
+        } else {
+            for (line, pair) in lines[start / 2..].iter_mut().zip(row.chunks(2)) {
+                line.0[lane] = rounded_pair(pair);
             }
         }
     }
 }
 
-/// Rows of weights as they are, `[n][steps]` words: the left factor of a convolution.
+/// Rows of weights as they are, `[n][steps]` words of floats: the left factor of a convolution.
 pub(crate) fn pack_rows(weights: WeightsRef, n: usize, k: usize, precision: Precision) -> Vec<u32> {
     let steps = precision.steps(k);
     let mut words = vec![0; n * steps];
@@ -194,19 +240,17 @@ pub(crate) fn pack_rows(weights: WeightsRef, n: usize, k: usize, precision: Prec
     words
 }
 
-/// Converts a row of f32 to words of the given precision.
+/// Converts a row of f32 to words of floats in the given precision.
 pub(crate) fn to_words(row: &[f32], precision: Precision, words: &mut [u32]) {
-    match precision {
-        Precision::F32 => {
-            for (word, value) in words.iter_mut().zip(row) {
-                *word = value.to_bits();
-            }
-        }
-        Precision::Bf16 => {
-            for (word, pair) in words.iter_mut().zip(row.chunks(2)) {
-                let high = pair.get(1).map_or(0, |value| u32::from(round_to_bf16(*value)));
-                *word = u32::from(round_to_bf16(pair[0])) | high << 16;
-            }
-        }
+    if precision == Precision::F32 {
+        words.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits());
+    } else {
+        words.iter_mut().zip(row.chunks(2)).for_each(|(word, pair)| *word = rounded_pair(pair));
     }
+}
+
+/// One or two values in bf16, the earlier in the lower half.
+fn rounded_pair(pair: &[f32]) -> u32 {
+    let high = pair.get(1).map_or(0, |value| u32::from(round_to_bf16(*value)));
+    u32::from(round_to_bf16(pair[0])) | high << 16
 }

@@ -27,6 +27,12 @@ pub(crate) fn halves_mut(lines: &mut [Line]) -> &mut [u16] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES * 2) }
 }
 
+/// The bytes of `lines`, those of a word lowest first on the little-endian machines that use them as quads.
+pub(crate) fn bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: as in `words_mut`; the same memory as bytes, which need no alignment.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+}
+
 /// The words of `lines`, as writable `f32`.
 pub(crate) fn floats_mut(lines: &mut [Line]) -> &mut [f32] {
     // SAFETY: as in `words_mut`; every bit pattern is an `f32` and a `u32`.

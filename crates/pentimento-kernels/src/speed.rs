@@ -16,10 +16,9 @@ const MEASURED_STEPS: usize = 64;
 pub fn measure_precision(precision: Precision) -> f64 {
     const { assert!(MEASURED_STEPS <= STEPS) };
     let kernel = Kernel::new(Isa::current(), precision);
-    let k_per_step = if precision == Precision::Bf16 { 2 } else { 1 };
-    let flops = 2 * ROWS * GROUPS * LANES * MEASURED_STEPS * k_per_step;
+    let flops = 2 * ROWS * GROUPS * LANES * MEASURED_STEPS * precision.per_word();
     scratch::with((ROWS + GROUPS * LANES) * MEASURED_STEPS, |lines| {
-        words_mut(lines).fill(0x3f80_3f80); // 1.0 in bf16 pairs, about 1.0 in f32.
+        words_mut(lines).fill(0x3f80_3f80); // 1.0 in bf16 pairs, about 1.0 in f32, small in bytes.
         let (b, a) = lines.split_at(GROUPS * MEASURED_STEPS);
         let mut sums = [0.0_f32; ROWS * GROUPS * LANES];
         let tile = Tile {

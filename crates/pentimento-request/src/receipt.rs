@@ -50,7 +50,7 @@ pub struct Receipt {
     pub region: Option<[u32; 4]>,
     /// Size of the result.
     pub size: Size,
-    /// Precision of the products, `f32` or `bf16`.
+    /// Precision of the products: `f32`, `bf16`, or `int8+f32` or `int8+bf16` where only some layers have eight bits.
     pub precision: &'static str,
     /// How the prompts were read.
     pub syntax: PromptSyntax,

@@ -9,8 +9,9 @@ use crate::{
     source::{Source, Stamp},
 };
 use anyhow::{Context, Result, anyhow};
-use pentimento_diffusion::{Brought, Library, LoadOptions, Model, ModelSummary, PictureMemory, Precision};
-use pentimento_kernels::fastest_precision;
+use pentimento_diffusion::{
+    Brought, Library, LoadOptions, Model, ModelSummary, PictureMemory, Precision, fastest_floats,
+};
 use pentimento_request::{
     Cancel, ErrorKind, GenerateError, GeneratedImage, GenerationRequest, Generator, Progress, Quiet, Stage,
     StageTiming, StepReport,
@@ -18,7 +19,7 @@ use pentimento_request::{
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use tracing::info;
@@ -28,14 +29,9 @@ pub(crate) fn precision(dtype: Dtype) -> Precision {
     match dtype {
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
-        Dtype::Auto => fastest(),
+        Dtype::Int8 => Precision::Int8,
+        Dtype::Auto => fastest_floats(),
     }
-}
-
-/// The precision that this processor multiplies faster. Measured once, so that all models of a run have the same.
-fn fastest() -> Precision {
-    static MEASURED: LazyLock<Precision> = LazyLock::new(fastest_precision);
-    *MEASURED
 }
 
 /// A model that can be asked for: where it lies, and how it is loaded.

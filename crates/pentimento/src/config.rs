@@ -92,6 +92,8 @@ pub(crate) enum ConfiguredDtype {
     F32,
     /// Factors rounded to bfloat16.
     Bf16,
+    /// Eight bits in the denoising network's layers.
+    Int8,
     /// The fastest that this processor does well.
     Auto,
 }

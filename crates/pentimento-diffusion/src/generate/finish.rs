@@ -1,7 +1,7 @@
 //! The record of a request that was carried out.
 
 use super::{Run, hex};
-use crate::{hires::SecondPass, model::precision_name};
+use crate::{hires::SecondPass, precision::precision_name};
 use pentimento_request::{
     Accelerations, AccelerationsReport, ClipGuidanceReport, GeneratedImage, Picture, PromptReport, Receipt,
     Task, Verdict,

@@ -98,19 +98,22 @@ fn the_original_layout_of_xl_is_understood() {
 }
 
 #[test]
-fn bf16_stays_near() {
-    against("the adapters in f32, from their references", "adapters in bf16");
+fn less_exact_precisions_stay_near() {
+    against("the adapters in f32, from their references", "adapters in bf16 and int8");
     let golden = Golden::open("lora");
-    let options = LoadOptions { precision: Precision::Bf16, ..LoadOptions::new("tiny", 1 << 20) };
-    let model = Model::load(&files("tiny-sd15"), options).expect("a model");
-    for name in ["kohya", "lokr_and_kohya"] {
-        let adapters = adapters(&golden.case["cases"][name]);
-        let unet = model.bound(&wanted(&adapters)).expect("the networks").unet.expect("a UNet");
-        let context = unet.context(&golden.tensor("context")).expect("keys and values");
-        let timestep = golden.case["timestep"].as_f64().expect("a timestep");
-        let got =
-            unet.forward(&golden.tensor("x"), timestep, &Conditions::of(&context)).expect("a prediction");
-        // bf16 keeps 8 bits of each factor.
-        assert_close(name, &got, &golden.tensor(&format!("unet.{name}")), 0.15);
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let options = LoadOptions { precision, ..LoadOptions::new("tiny", 1 << 20) };
+        let model = Model::load(&files("tiny-sd15"), options).expect("a model");
+        for name in ["kohya", "lokr_and_kohya"] {
+            let adapters = adapters(&golden.case["cases"][name]);
+            let unet = model.bound(&wanted(&adapters)).expect("the networks").unet.expect("a UNet");
+            let context = unet.context(&golden.tensor("context")).expect("keys and values");
+            let timestep = golden.case["timestep"].as_f64().expect("a timestep");
+            let got =
+                unet.forward(&golden.tensor("x"), timestep, &Conditions::of(&context)).expect("a prediction");
+            // bf16 and int8 keep 8 bits of each factor.
+            let what = format!("{name} in {precision:?}");
+            assert_close(&what, &got, &golden.tensor(&format!("unet.{name}")), 0.15);
+        }
     }
 }

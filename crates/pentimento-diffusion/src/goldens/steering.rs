@@ -258,6 +258,7 @@ fn what_a_request_brings_counts_with_the_parameters_of_its_files() {
     let canny = Shelf.control("canny").expect("it can be read").expect("it is there").parameters();
     assert_eq!(brought(with_control(named("canny", 0.5))), 4 * canny);
     assert_eq!(bytes(with_control(named("canny", 0.5)), Precision::Bf16), 2 * canny);
+    assert_eq!(bytes(with_control(named("canny", 0.5)), Precision::Int8), canny * 3 / 2);
     let own = control(ControlNetwork::Canny, Hint::Edges(CannyThresholds::USUAL), 0.5);
     assert_eq!(brought(with_control(own)), 4 * canny);
     let plain = Shelf.image_prompt("plain").expect("it can be read").expect("it is there");

@@ -7,11 +7,10 @@
 use super::flavour::{LayerChange, Matrix};
 use crate::{
     Precision,
-    ops::{PackedConv, PackedWeights},
-};
-use crate::{
     error::LoadError,
+    ops::{PackedConv, PackedWeights},
     packed::{Layer, LayerKind, Packed},
+    precision::floats,
     weights::Weights,
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -94,6 +93,11 @@ impl Changed {
     ) -> Result<Self, LoadError> {
         let shape = layer.shape();
         let is_conv = matches!(layer.kind, LayerKind::Conv(_));
+        // As the layer is: some stay in floats where others have eight bits.
+        let of_layer = match layer.precision() {
+            Precision::Int8 => Precision::Int8,
+            Precision::F32 | Precision::Bf16 => floats(precision),
+        };
         let (beside, merged): (Vec<_>, Vec<_>) =
             changes.iter().partition(|(change, _)| change.low_rank().is_some());
         let merged = match merged.is_empty() {
@@ -105,17 +109,17 @@ impl Changed {
                     change.add_to(&mut sum, &base, *weight, shape);
                 }
                 Some(match is_conv {
-                    true => LayerKind::Conv(Arc::new(PackedConv::pack(sum.as_slice(), shape, precision))),
+                    true => LayerKind::Conv(Arc::new(PackedConv::pack(sum.as_slice(), shape, of_layer))),
                     false => LayerKind::Linear(Arc::new(PackedWeights::pack(
                         sum.as_slice(),
                         shape[0],
                         shape[1],
-                        precision,
+                        of_layer,
                     ))),
                 })
             }
         };
-        Ok(Self { merged, side: side(&beside, shape, is_conv, precision) })
+        Ok(Self { merged, side: side(&beside, shape, is_conv, floats(precision)) })
     }
 
     fn bytes(&self) -> usize {

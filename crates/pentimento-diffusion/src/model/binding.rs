@@ -8,6 +8,7 @@ use crate::{
     lora::{Adapters, LoraFile, ModelLayers, ModelPart, Part, WantedLora, key},
     model::Precision,
     packed::Packed,
+    precision::floats,
     text_encoders::{TextEncoders, TextPart},
     unet::{ControlNet, Unet},
     vae::Vae,
@@ -157,7 +158,7 @@ pub(super) fn bind_vae(
     weights: &PartWeights,
     precision: Precision,
 ) -> Result<Vae, LoadError> {
-    Vae::load(&Scope::root(&weights.vae, precision), &configs.vae, &configs.labels.vae)
+    Vae::load(&Scope::root(&weights.vae, floats(precision)), &configs.vae, &configs.labels.vae)
 }
 
 /// The model's own networks, whose layers go into the table.
@@ -189,5 +190,5 @@ pub(super) fn bind_texts(
         changes: adapters.and_then(|adapters| adapters.of(*TEXT_PARTS.get(index)?)),
         label,
     });
-    TextEncoders::load(&parts.collect::<Vec<_>>(), precision)
+    TextEncoders::load(&parts.collect::<Vec<_>>(), floats(precision))
 }

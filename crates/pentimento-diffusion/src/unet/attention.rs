@@ -142,11 +142,13 @@ impl Block {
         *cross_layers += 1;
         // 1e-5: PyTorch's default epsilon of LayerNorm, which diffusers keeps here.
         let norm = |name: &str| LayerNorm::load(&scope.at(name), width, 1e-5);
+        let (own, cross) = (scope.at("attn1"), scope.at("attn2"));
         Ok(Self {
             norm1: norm("norm1")?,
-            attn1: Attention::load(&scope.at("attn1"), width, width, style.heads)?,
+            attn1: Attention::load(&own, &own, width, width, style.heads)?,
             norm2: norm("norm2")?,
-            attn2: Attention::load(&scope.at("attn2"), width, style.context, style.heads)?,
+            // Keys and values of the words are computed once per request.
+            attn2: Attention::load(&cross, &cross.in_floats(), width, style.context, style.heads)?,
             norm3: norm("norm3")?,
             // GEGLU: twice four times the width, one half gates the other.
             ff_in: Linear::load(&scope.at("ff.net.0.proj"), width, 8 * width)?,
@@ -176,11 +178,18 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(scope: &Scope, width: usize, context: usize, heads: usize) -> Result<Self, LoadError> {
+    /// `seen` is the same place, for what makes keys and values of the context.
+    fn load(
+        scope: &Scope,
+        seen: &Scope,
+        width: usize,
+        context: usize,
+        heads: usize,
+    ) -> Result<Self, LoadError> {
         Ok(Self {
             query: Linear::without_bias(&scope.at("to_q"), width, width)?,
-            key: Linear::without_bias(&scope.at("to_k"), context, width)?,
-            value: Linear::without_bias(&scope.at("to_v"), context, width)?,
+            key: Linear::without_bias(&seen.at("to_k"), context, width)?,
+            value: Linear::without_bias(&seen.at("to_v"), context, width)?,
             out: Linear::load(&scope.at("to_out.0"), width, width)?,
             heads,
         })

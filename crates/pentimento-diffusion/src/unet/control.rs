@@ -59,21 +59,22 @@ impl ControlNet {
         config.check(label)?;
         let levels = Levels::resolve(config, label)?;
         let mut cross_layers = 0;
+        let exact = scope.in_floats();
         let (first, last) = (levels.channels[0], levels.channels[levels.channels.len() - 1]);
         let down = load_down(scope, config, &levels, label, &mut cross_layers)?;
         let middle = load_middle(scope, &levels, &mut cross_layers)?;
         let skips = skip_channels(&levels);
         let out = |(index, channels): (usize, &usize)| {
-            Conv2d::load(&scope.at("controlnet_down_blocks").at(index), *channels, *channels, 1)
+            Conv2d::load(&exact.at("controlnet_down_blocks").at(index), *channels, *channels, 1)
         };
         Ok(Self {
-            hint: HintEmbedding::load(&scope.at("controlnet_cond_embedding"), hint_widths, first)?,
-            conv_in: Conv2d::load(&scope.at("conv_in"), config.in_channels, first, 3)?,
-            time: TimeEmbedding::load(scope, config, label)?,
+            hint: HintEmbedding::load(&exact.at("controlnet_cond_embedding"), hint_widths, first)?,
+            conv_in: Conv2d::load(&exact.at("conv_in"), config.in_channels, first, 3)?,
+            time: TimeEmbedding::load(&exact, config, label)?,
             down,
             middle,
             down_out: skips.iter().enumerate().map(out).collect::<Result<_, _>>()?,
-            middle_out: Conv2d::load(&scope.at("controlnet_mid_block"), last, last, 1)?,
+            middle_out: Conv2d::load(&exact.at("controlnet_mid_block"), last, last, 1)?,
         })
     }
 

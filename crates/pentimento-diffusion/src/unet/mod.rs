@@ -139,8 +139,8 @@ impl Unet {
         let middle = load_middle(scope, &levels, &mut cross_layers)?;
         let up = load_up(scope, config, &levels, label, &mut cross_layers)?;
         Ok(Self {
-            conv_in: Conv2d::load(&scope.at("conv_in"), config.in_channels, first, 3)?,
-            time: TimeEmbedding::load(scope, config, label)?,
+            conv_in: Conv2d::load(&scope.at("conv_in").in_floats(), config.in_channels, first, 3)?,
+            time: TimeEmbedding::load(&scope.in_floats(), config, label)?,
             down,
             middle,
             up,
@@ -150,7 +150,7 @@ impl Unet {
                 first,
                 config.norm_eps,
             )?,
-            conv_out: Conv2d::load(&scope.at("conv_out"), first, config.out_channels, 3)?,
+            conv_out: Conv2d::load(&scope.at("conv_out").in_floats(), first, config.out_channels, 3)?,
         })
     }
 

@@ -38,7 +38,7 @@ impl Resnet {
         style: ResnetStyle,
     ) -> Result<Self, LoadError> {
         let time = match style.time {
-            Some(width) => Some(Linear::load(&scope.at("time_emb_proj"), width, outputs)?),
+            Some(width) => Some(Linear::load(&scope.at("time_emb_proj").in_floats(), width, outputs)?),
             None => None,
         };
         let shortcut = if inputs == outputs {

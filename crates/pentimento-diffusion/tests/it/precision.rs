@@ -156,13 +156,36 @@ fn values_that_are_no_numbers_are_no_picture() {
         rewrite(&folder.path().join(file), |tensors| {
             tensors.get_mut(&format!("{layer}.bias")).expect(layer).0.fill(f32::NAN);
         });
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in Precision::ALL {
             let error = draw(folder.path(), precision).expect_err("no picture");
             assert_eq!(error.kind(), ErrorKind::Internal);
             let message = error.to_string();
             assert!(message.contains("no numbers"), "{name}, {precision:?}: {message}");
         }
     }
+}
+
+#[test]
+fn eight_bits_draw_nearly_the_same_whatever_the_threads() {
+    let folder = copy();
+    let draw = |precision| draw(folder.path(), precision).expect("a picture");
+    let exact = draw(Precision::F32);
+    let pixels = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let image = pool.install(|| draw(Precision::Int8));
+        assert!(image.receipt.precision.starts_with("int8+"), "{}", image.receipt.precision);
+        assert!(image.receipt.notes.is_empty(), "{:?}", image.receipt.notes);
+        image.picture.pixels().to_vec()
+    };
+    let eight_bits = pixels(1);
+    for threads in [2, 3] {
+        assert!(pixels(threads) == eight_bits, "{threads} threads");
+    }
+    let squares = exact.picture.pixels().iter().zip(&eight_bits);
+    let squares = squares.map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
+    let error = (squares / eight_bits.len() as f64).sqrt();
+    println!("eight bits: off by {error:.2} levels of 255 (root mean square)");
+    assert!(0.0 < error && error < 8.0, "{error}");
 }
 
 #[test]
@@ -192,7 +215,7 @@ fn weights_that_f16_could_not_hold_are_no_picture() {
         // As a conversion to f16 stores what is beyond 65504.
         let tensor = format!("{layer}.weight");
         store_infinity_in_f16(&path, &tensor);
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in Precision::ALL {
             let error = draw(folder.path(), precision).expect_err("no picture");
             assert_eq!(error.kind(), ErrorKind::Internal);
             assert!(error.to_string().contains("no numbers"), "{name}, {precision:?}: {error}");

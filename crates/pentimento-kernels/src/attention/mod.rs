@@ -63,10 +63,11 @@ pub fn attention(
     attention_in(Precision::F32, q, k, v, shape, scale, mask, out);
 }
 
-/// [`attention`] with both products in the given precision; the softmax between them is f32 in either case.
+/// [`attention`] with both products in the given precision, one of [`Precision::FLOATS`]; the softmax between them is f32 in
+/// either case.
 ///
 /// # Panics
-/// As [`attention`].
+/// As [`attention`], and for [`Precision::Int8`].
 pub fn attention_in(
     precision: Precision,
     q: &[f32],
@@ -79,6 +80,7 @@ pub fn attention_in(
 ) {
     let AttentionShape { batch, heads, head_dim, queries, keys } = shape;
     let width = heads * head_dim;
+    assert!(Precision::FLOATS.contains(&precision), "attention multiplies activations, not in {precision:?}");
     assert_eq!(q.len(), batch * queries * width, "queries of {shape:?}");
     assert_eq!(k.len(), batch * keys * width, "keys of {shape:?}");
     assert_eq!(v.len(), batch * keys * width, "values of {shape:?}");
@@ -176,18 +178,10 @@ impl Attention<'_> {
                 self.score(&rows, block.len(), &mut buffers);
                 self.mask(queries.start + rows.start, &block, buffers.scores);
                 let running = &mut running[rows.clone()];
-                match self.precision {
-                    Precision::F32 => {
-                        softmax_block(self.isa, buffers.scores, block.len(), self.scale, running)
-                    }
-                    Precision::Bf16 => softmax_pairs(
-                        self.isa,
-                        buffers.scores,
-                        block.len(),
-                        self.scale,
-                        running,
-                        buffers.weights,
-                    ),
+                let (isa, scale, scores) = (self.isa, self.scale, &mut *buffers.scores);
+                match self.in_pairs() {
+                    false => softmax_block(isa, scores, block.len(), scale, running),
+                    true => softmax_pairs(isa, scores, block.len(), scale, running, buffers.weights),
                 }
                 self.weigh(running, &rows, block.len(), first == 0, &mut buffers);
             }
@@ -201,6 +195,11 @@ impl Attention<'_> {
             scale(self.isa, sums, 1.0 / running[at].sum);
             out.copy_from_slice(sums);
         }
+    }
+
+    /// Whether two values share a word.
+    fn in_pairs(&self) -> bool {
+        self.precision == Precision::Bf16
     }
 
     /// Words that hold one head's part of a token.
@@ -257,9 +256,9 @@ impl Attention<'_> {
                 }
             }
         }
-        let weights = match self.precision {
-            Precision::F32 => buffers.scores.as_ptr().cast(),
-            Precision::Bf16 => buffers.weights.as_ptr(),
+        let weights = match self.in_pairs() {
+            false => buffers.scores.as_ptr().cast(),
+            true => buffers.weights.as_ptr(),
         };
         for column in (0..stride).step_by(GROUPS * LANES) {
             let tile = Tile {

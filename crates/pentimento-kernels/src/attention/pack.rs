@@ -6,7 +6,6 @@
 use super::{Attention, BLOCK, Range};
 use crate::bf16::{round_pairs, round_to_bf16};
 use crate::isa::{Arith, per_isa};
-use crate::pack::Precision;
 use crate::scratch::{LANES, Line, prefetch};
 
 impl Attention<'_> {
@@ -17,9 +16,9 @@ impl Attention<'_> {
             let next = self.at(item, self.shape.queries, query + LANES, head);
             prefetch_token(self.q, next, self.shape.head_dim);
             let row = &self.q[from..][..self.shape.head_dim];
-            match self.precision {
-                Precision::F32 => words.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits()),
-                Precision::Bf16 => round_pairs(self.isa, row, words),
+            match self.in_pairs() {
+                false => words.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits()),
+                true => round_pairs(self.isa, row, words),
             }
         }
     }
@@ -38,9 +37,9 @@ impl Attention<'_> {
             for ahead in first + LANES..first + 2 * LANES {
                 prefetch_token(self.k, key(ahead), head_dim);
             }
-            match self.precision {
-                Precision::F32 => transpose(self.isa, &keys, lines),
-                Precision::Bf16 => transpose_pairs(self.isa, &keys, lines),
+            match self.in_pairs() {
+                false => transpose(self.isa, &keys, lines),
+                true => transpose_pairs(self.isa, &keys, lines),
             }
         }
     }
@@ -49,15 +48,15 @@ impl Attention<'_> {
     pub(super) fn pack_values(&self, item: usize, head: usize, block: &Range, lines: &mut [Line]) {
         let head_dim = self.shape.head_dim;
         let value = |key: usize| self.at(item, self.shape.keys, key, head);
-        let per_line = if self.precision == Precision::Bf16 { 2 } else { 1 };
+        let per_line = if self.in_pairs() { 2 } else { 1 };
         for (step, key) in block.clone().step_by(per_line).enumerate() {
             for ahead in key + LANES..key + LANES + per_line {
                 prefetch_token(self.v, value(ahead), head_dim);
             }
             let row = &self.v[value(key)..][..head_dim];
-            match self.precision {
-                Precision::F32 => copy_value(self.isa, row, &mut lines[step..]),
-                Precision::Bf16 => {
+            match self.in_pairs() {
+                false => copy_value(self.isa, row, &mut lines[step..]),
+                true => {
                     let next = if key + 1 < block.end { &self.v[value(key + 1)..][..head_dim] } else { &[] };
                     pair_values(self.isa, row, next, &mut lines[step..]);
                 }

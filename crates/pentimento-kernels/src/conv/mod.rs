@@ -9,11 +9,12 @@ mod winograd_weights;
 
 use rayon::prelude::*;
 
-use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
+use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile, Weights};
+use crate::int8::{Column, QUAD, Quantiser, scale_sums, shifted};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::norm::ChannelNorm;
-use crate::pack::{Precision, WeightsRef, pack_rows};
-use crate::scratch::{self, LANES, Line, SharedOut};
+use crate::pack::{Precision, WeightsRef, check_inputs, pack_rows};
+use crate::scratch::{self, LANES, Line, SharedOut, prefetch};
 use patches::{Patches, Spot};
 use winograd_weights::WinogradWeights;
 
@@ -28,8 +29,8 @@ pub struct PackedConv {
 /// The weights, by algorithm.
 #[derive(Clone, Debug)]
 enum Words {
-    /// `[c_out][steps]`.
-    Direct(Vec<u32>),
+    /// `[c_out][steps]`, and how each output was quantised, in int8.
+    Direct(Vec<u32>, Vec<Column>),
     /// In f32 arithmetic, whatever their storage.
     Winograd(WinogradWeights),
 }
@@ -38,7 +39,7 @@ impl PackedConv {
     /// Packs weights of shape `[c_out, c_in, kernel_height, kernel_width]`.
     ///
     /// # Panics
-    /// If `weights` does not hold that many elements, or the kernel is empty.
+    /// If `weights` does not hold that many elements, the kernel is empty, or an output has more than 65 536 inputs in int8.
     pub fn pack<'a>(
         weights: impl Into<WeightsRef<'a>>,
         shape: [usize; 4],
@@ -49,7 +50,11 @@ impl PackedConv {
         let k = c_in * height * width;
         assert!(height > 0 && width > 0, "a convolution's kernel is {height} by {width}");
         assert_eq!(weights.len(), c_out * k, "weights of a convolution {shape:?}");
-        PackedConv { shape, precision, words: Words::Direct(pack_rows(weights, c_out, k, precision)) }
+        let (words, columns) = match precision {
+            Precision::F32 | Precision::Bf16 => (pack_rows(weights, c_out, k, precision), Vec::new()),
+            Precision::Int8 => pack_quads(weights, c_out, c_in, height * width),
+        };
+        PackedConv { shape, precision, words: Words::Direct(words, columns) }
     }
 
     /// Packs weights of shape `[c_out, c_in, 3, 3]` for Winograd's algorithm in f32: a quarter of the multiplications
@@ -89,7 +94,7 @@ impl PackedConv {
     ///
     /// In [`Precision::Bf16`] too Winograd's algorithm multiplies in f32, with weights stored in f16:
     /// on a machine whose bf16 products are twice as fast as f32's that is still half as fast again as the direct sum,
-    /// and more exact.
+    /// and more exact. [`Precision::Int8`] is always the direct sum.
     ///
     /// # Panics
     /// As [`PackedConv::pack`].
@@ -101,9 +106,13 @@ impl PackedConv {
     ) -> PackedConv {
         let [c_out, c_in, ..] = shape;
         match precision {
-            _ if !PackedConv::winograd_pays(shape, pixels) => PackedConv::pack(weights, shape, precision),
-            Precision::Bf16 => PackedConv::pack_winograd_f16(weights, c_out, c_in),
-            Precision::F32 => PackedConv::pack_winograd(weights, c_out, c_in),
+            Precision::F32 if PackedConv::winograd_pays(shape, pixels) => {
+                PackedConv::pack_winograd(weights, c_out, c_in)
+            }
+            Precision::Bf16 if PackedConv::winograd_pays(shape, pixels) => {
+                PackedConv::pack_winograd_f16(weights, c_out, c_in)
+            }
+            Precision::F32 | Precision::Bf16 | Precision::Int8 => PackedConv::pack(weights, shape, precision),
         }
     }
 
@@ -136,15 +145,38 @@ impl PackedConv {
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
         match &self.words {
-            Words::Direct(words) => size_of_val(&words[..]),
+            Words::Direct(words, columns) => size_of_val(&words[..]) + size_of_val(&columns[..]),
             Words::Winograd(weights) => weights.bytes(),
         }
     }
 
-    /// Inputs of one output.
-    fn k(&self) -> usize {
-        self.shape[1..].iter().product()
+    /// Words of one output's weights, where they are summed up directly.
+    fn steps(&self) -> usize {
+        let [_, c_in, height, width] = self.shape;
+        match self.precision {
+            Precision::F32 | Precision::Bf16 => self.precision.steps(c_in * height * width),
+            Precision::Int8 => c_in.div_ceil(QUAD) * height * width,
+        }
     }
+}
+
+/// Weights `[c_out, c_in, taps]` in int8 as the left factor of a product, `[c_out][c_in / 4][taps]` words of four channels, and
+/// how each output was quantised.
+fn pack_quads(weights: WeightsRef, c_out: usize, c_in: usize, taps: usize) -> (Vec<u32>, Vec<Column>) {
+    check_inputs(c_in * taps);
+    let steps = c_in.div_ceil(QUAD) * taps;
+    let (mut words, mut columns) = (vec![0; c_out * steps], vec![Column::default(); c_out]);
+    words.par_chunks_mut(steps.max(1)).zip(&mut columns).enumerate().for_each_init(
+        || vec![0.0_f32; c_in * taps],
+        |row, (output, (words, column))| {
+            weights.read(output * c_in * taps, row);
+            *column = Column::quantise(row, |at, steps| {
+                let (channel, tap) = (at / taps, at % taps);
+                words[channel / QUAD * taps + tap] |= shifted(steps as u8, channel);
+            });
+        },
+    );
+    (words, columns)
 }
 
 /// Zeros around a picture, in pixels.
@@ -274,17 +306,19 @@ pub fn conv2d(x: &[f32], shape: [usize; 4], w: &PackedConv, options: &ConvOption
         "norm of a convolution's {c_in} channels"
     );
     let isa = Isa::current();
+    let patches = Patches::new(isa, x, shape, w.kernel(), options, out_width);
     let layer = Layer {
         isa,
-        kernel: Kernel::new(isa, w.precision()),
-        patches: Patches::new(isa, x, shape, w.kernel(), options, out_width),
+        kernel: Kernel::with_weights(Weights::Left, isa, w.precision()),
+        quantisers: if w.precision() == Precision::Int8 { patches.quantisers() } else { Vec::new() },
+        patches,
         w,
         options,
         pixels,
         out: SharedOut::new(out),
     };
     match &w.words {
-        Words::Direct(words) => layer.run(words, batch),
+        Words::Direct(words, columns) => layer.run(words, columns, batch),
         Words::Winograd(weights) => {
             assert_eq!(options.stride, 1, "stride of a convolution by Winograd's algorithm");
             winograd::run(&layer, weights, batch, (out_height, out_width));
@@ -306,6 +340,8 @@ struct Layer<'a> {
     isa: Isa,
     kernel: Kernel,
     patches: Patches<'a>,
+    /// Of each image in int8, none otherwise.
+    quantisers: Vec<Quantiser>,
     w: &'a PackedConv,
     options: &'a ConvOptions<'a>,
     pixels: usize,
@@ -313,7 +349,7 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn run(&self, words: &[u32], batch: usize) {
+    fn run(&self, words: &[u32], columns: &[Column], batch: usize) {
         let tiles_per_image = self.pixels.div_ceil(TILE_PIXELS);
         let tiles = batch * tiles_per_image;
         let (task_tiles, task_channels) = task_shape(tiles, self.w.c_out(), rayon::current_num_threads());
@@ -332,27 +368,32 @@ impl Layer<'_> {
                     };
                 }
                 let channel = task % channel_tasks * task_channels;
-                self.block(words, &spots[..count], channel..(channel + task_channels).min(self.w.c_out()));
+                let channels = channel..(channel + task_channels).min(self.w.c_out());
+                self.block(words, columns, &spots[..count], channels);
             },
         );
     }
 
     /// One task: some register tiles of pixels by a range of output channels.
-    fn block(&self, words: &[u32], spots: &[Spot], channels: std::ops::Range<usize>) {
-        let steps = self.w.precision().steps(self.w.k());
+    fn block(&self, words: &[u32], columns: &[Column], spots: &[Spot], channels: std::ops::Range<usize>) {
+        let steps = self.w.steps();
         scratch::with(spots.len() * GROUPS * STEPS * LANES, |lines| {
             for step in (0..steps.max(1)).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
                 for (spot, lines) in spots.iter().zip(lines.chunks_exact_mut(GROUPS * STEPS)) {
-                    self.patches.gather(spot, step..step + count, self.w.precision(), lines);
+                    let quantiser = self.quantisers.get(spot.image).copied().unwrap_or_default();
+                    self.patches.gather(spot, step..step + count, self.w.precision(), quantiser, lines);
                 }
                 for channel in channels.clone().step_by(ROWS) {
                     let rows = ROWS.min(channels.end - channel);
                     let a = words[channel * steps + step..].as_ptr();
                     for (spot, lines) in spots.iter().zip(lines.chunks_exact(GROUPS * STEPS)) {
+                        if step + count == steps {
+                            self.prefetch_residual(spot, channel..channel + rows);
+                        }
                         self.tile(spot, channel, rows, lines, a, step, count);
                         if step + count == steps {
-                            self.finish_tile(spot, channel..channel + rows);
+                            self.finish_tile(columns, spot, channel..channel + rows);
                         }
                     }
                 }
@@ -373,7 +414,7 @@ impl Layer<'_> {
         let tile = Tile {
             steps: count,
             a,
-            a_stride: self.w.precision().steps(self.w.k()),
+            a_stride: self.w.steps(),
             b: lines.as_ptr(),
             b_stride: STEPS,
             c: self.out.at(self.at(spot, channel)),
@@ -385,17 +426,31 @@ impl Layer<'_> {
         unsafe { self.kernel.run(rows, spot.width, &tile) };
     }
 
+    /// Asks for what will be added to a tile: its rows are far apart in memory.
+    fn prefetch_residual(&self, spot: &Spot, channels: std::ops::Range<usize>) {
+        let Some(residual) = self.options.residual else { return };
+        for channel in channels {
+            let from = self.at(spot, channel);
+            for at in (from..from + spot.width).step_by(LANES) {
+                prefetch(residual.as_ptr().wrapping_add(at));
+            }
+        }
+    }
+
     /// Index in the output of a spot's first pixel in a channel.
     fn at(&self, spot: &Spot, channel: usize) -> usize {
         (spot.image * self.w.c_out() + channel) * self.pixels + spot.pixel
     }
 
     /// Bias and additions on a finished tile, while it is in the first-level cache.
-    fn finish_tile(&self, spot: &Spot, channels: std::ops::Range<usize>) {
+    fn finish_tile(&self, columns: &[Column], spot: &Spot, channels: std::ops::Range<usize>) {
         for channel in channels {
             let from = self.at(spot, channel);
             // SAFETY: this task alone works on these pixels of this channel.
             let out = unsafe { self.out.slice(from, spot.width) };
+            if let (Some(image), Some(column)) = (self.quantisers.get(spot.image), columns.get(channel)) {
+                scale_sums(self.isa, out, *image, *column);
+            }
             self.finish(spot.image, channel, from, out);
         }
     }

@@ -1,18 +1,22 @@
 //! Gathers the patches under output pixels into the right factor of a product: `[group][step][16 pixels]`.
 //!
-//! The inner index `k` is `(channel, kernel row, kernel column)`, as the weights' layout has it. For a block of steps
+//! The inner index `k` is `(channel, kernel row, kernel column)`, as the weights' layout has it; in int8, where four channels
+//! share a word, `(four channels, kernel row, kernel column, channel)`. For a block of steps
 //! the part of each channel that the pixels can see is staged first: a small plane with its padding and enlargement
 //! written out. From there each step of a group of pixels is a copy at an offset, without any edge.
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::{ConvOptions, Upsample};
 use crate::bf16::round_slice;
 use crate::gemm::STEPS;
+use crate::int8::{Extent, QUAD, Quantiser, extent, quantise_planes};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::norm::ChannelNorm;
 use crate::pack::Precision;
-use crate::scratch::{self, LANES, Line, floats_mut, halves_mut, prefetch};
+use crate::scratch::{self, LANES, Line, floats_mut, halves_mut, prefetch, words_mut};
 
 /// The pixels of one register tile: `width` pixels of an image from `pixel` on, in reading order.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +24,17 @@ pub(super) struct Spot {
     pub(super) image: usize,
     pub(super) pixel: usize,
     pub(super) width: usize,
+}
+
+/// How many channels before its turn a window is asked for that is staged with many others.
+const AHEAD: usize = 4;
+
+/// Channels whose values at a pixel lie in one word.
+pub(super) fn channels_in_word(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 | Precision::Bf16 => 1,
+        Precision::Int8 => QUAD,
+    }
 }
 
 /// The input of a convolution and how it is walked.
@@ -88,36 +103,83 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Fills `lines`, `[groups][STEPS]`, with the spot's patches for a range of steps.
-    pub(super) fn gather(&self, spot: &Spot, steps: Range<usize>, precision: Precision, lines: &mut [Line]) {
+    /// How the values of each image are quantised, by what the convolution reads of them.
+    pub(super) fn quantisers(&self) -> Vec<Quantiser> {
+        let [_, channels, height, width] = self.shape;
+        let plane = height * width;
+        // Larger pictures are looked at in parts, so that each stays in the first-level cache.
+        let part = plane.clamp(1, 4096);
+        let extent_of = |image: usize, channel: usize| {
+            let values = &self.x[(image * channels + channel) * plane..][..plane];
+            let Some(norm) = self.norm else { return extent(self.isa, values) };
+            scratch::with(part, |lines| {
+                let normed = &mut floats_mut(lines)[..part];
+                values.chunks(part).fold(Extent::default(), |whole, values| {
+                    let normed = &mut normed[..values.len()];
+                    normed.copy_from_slice(values);
+                    norm.apply_to_channel(self.isa, channel, normed);
+                    whole.union(extent(self.isa, normed))
+                })
+            })
+        };
+        let images = (0..self.shape[0]).map(|image| {
+            let extents = (0..channels).into_par_iter().map(|channel| extent_of(image, channel));
+            Quantiser::of(&extents.reduce(Extent::default, Extent::union))
+        });
+        images.collect()
+    }
+
+    /// Fills `lines`, `[groups][STEPS]`, with the spot's patches for a range of steps. `quantiser` is used in int8 only.
+    pub(super) fn gather(
+        &self,
+        spot: &Spot,
+        steps: Range<usize>,
+        precision: Precision,
+        quantiser: Quantiser,
+        lines: &mut [Line],
+    ) {
         let isa = self.isa;
         let taps = self.kernel.0 * self.kernel.1;
-        let per_step = if precision == Precision::Bf16 { 2 } else { 1 };
-        let last = (steps.end * per_step).min(self.shape[1] * taps);
-        let channels = steps.start * per_step / taps..last.div_ceil(taps);
+        let (sharing, per_step) =
+            (channels_in_word(precision), if precision == Precision::Bf16 { 2 } else { 1 });
+        let inputs = self.shape[1].div_ceil(sharing) * taps;
+        let last = (steps.end * per_step).min(inputs);
+        let planes = steps.start * per_step / taps..last.div_ceil(taps);
         let window = self.window(spot);
         let plane = window.rows * window.columns;
         // One plane more, of zeros, for the missing half of an odd pair.
-        let (staged, slack) = (channels.len() * plane, plane + LANES);
-        scratch::with(staged + slack, |stage| {
-            let stage = floats_mut(stage);
-            self.stage(spot.image, channels.clone(), &window, stage);
-            stage[staged..].fill(0.0);
-            let mut offsets = [0_u32; 2 * STEPS];
-            let offsets = &mut offsets[..steps.len() * per_step];
-            self.offsets(steps.start * per_step, channels.start, &window, staged, offsets);
-            let groups = lines.chunks_exact_mut(STEPS).take(spot.width.div_ceil(LANES)).enumerate();
+        let (staged, slack) = (planes.len() * plane, plane + LANES);
+        let mut offsets = [0_u32; 2 * STEPS];
+        let offsets = &mut offsets[..steps.len() * per_step];
+        self.offsets(steps.start * per_step, planes.start, &window, (inputs, staged), offsets);
+        let groups = lines.chunks_exact_mut(STEPS).take(spot.width.div_ceil(LANES)).enumerate();
+        let channels = planes.start * sharing..(planes.end * sharing).min(self.shape[1]);
+        let values = channels.len() * plane;
+        scratch::with(values + slack, |lines| {
+            let stage = &mut floats_mut(lines)[..values + slack];
+            self.stage(spot.image, channels, &window, AHEAD, stage);
+            stage[values..].fill(0.0);
             match precision {
                 Precision::F32 => {
+                    let words = words_mut(lines);
                     for (group, lines) in groups {
-                        copy_group(isa, stage, &self.group(spot, group, &window), offsets, lines);
+                        copy_group(isa, words, &self.group(spot, group, &window), offsets, lines);
                     }
                 }
                 Precision::Bf16 => scratch::with((staged + slack).div_ceil(2), |rounded| {
                     let rounded = &mut halves_mut(rounded)[..staged + slack];
-                    round_slice(isa, &stage[..staged + slack], rounded);
+                    round_slice(isa, stage, rounded);
                     for (group, lines) in groups {
                         pair_group(isa, rounded, &self.group(spot, group, &window), offsets, lines);
+                    }
+                }),
+                Precision::Int8 => scratch::with(staged + slack, |quads| {
+                    let quads = &mut words_mut(quads)[..staged + slack];
+                    for (quad, values) in quads.chunks_mut(plane).zip(stage[..values].chunks(QUAD * plane)) {
+                        quantise_planes(isa, values, quantiser, quad);
+                    }
+                    for (group, lines) in groups {
+                        copy_group(isa, quads, &self.group(spot, group, &window), offsets, lines);
                     }
                 }),
             }
@@ -139,12 +201,21 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Writes the window of each channel, normalised, padding and enlargement included. With up to a line to spare behind the
-    /// last one a norm runs in whole vectors.
-    pub(super) fn stage(&self, image: usize, channels: Range<usize>, window: &Window, stage: &mut [f32]) {
+    /// Writes the window of each channel, normalised, padding and enlargement included, and asks for that of the channel
+    /// that comes `ahead`: its rows are far apart in memory. With up to a line to spare behind the last one a norm runs in
+    /// whole vectors.
+    pub(super) fn stage(
+        &self,
+        image: usize,
+        channels: Range<usize>,
+        window: &Window,
+        ahead: usize,
+        stage: &mut [f32],
+    ) {
         let [_, all_channels, height, width] = self.shape;
         let plane = window.rows * window.columns;
         for (at, channel) in channels.enumerate() {
+            self.prefetch(image, channel + ahead, window);
             let from = &self.x[(image * all_channels + channel) * height * width..][..height * width];
             let staged = at * plane..(at + 1) * plane;
             self.each_row(window, &mut stage[staged.clone()], |row, first, inside| {
@@ -192,7 +263,7 @@ impl<'a> Patches<'a> {
     }
 
     /// Asks for the window of a channel that will be staged soon: its rows are far apart in memory.
-    pub(super) fn prefetch(&self, image: usize, channel: usize, window: &Window) {
+    fn prefetch(&self, image: usize, channel: usize, window: &Window) {
         let [_, channels, height, width] = self.shape;
         let plane = (image * channels + channel) * height * width;
         for row in window.row..window.row + window.rows {
@@ -204,14 +275,21 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// Offset in the stage of each `k` from `first` on, for a pixel at the window's origin. What lies past the last
-    /// `k` is sent to the zeros at `staged`.
-    fn offsets(&self, first: usize, channel: usize, window: &Window, staged: usize, offsets: &mut [u32]) {
+    /// Offset in the stage of each factor from `first` on, for a pixel at the window's origin. What lies past the last of
+    /// `inputs` is sent to the zeros at `staged`.
+    fn offsets(
+        &self,
+        first: usize,
+        plane: usize,
+        window: &Window,
+        (inputs, staged): (usize, usize),
+        offsets: &mut [u32],
+    ) {
         let taps = self.kernel.0 * self.kernel.1;
         for (k, offset) in (first..).zip(offsets) {
             let (y, x) = (k % taps / self.kernel.1, k % taps % self.kernel.1);
-            let at = ((k / taps - channel) * window.rows + y) * window.columns + x;
-            *offset = if k < self.shape[1] * taps { at as u32 } else { staged as u32 };
+            let at = ((k / taps - plane) * window.rows + y) * window.columns + x;
+            *offset = if k < inputs { at as u32 } else { staged as u32 };
         }
     }
 
@@ -231,21 +309,18 @@ impl<'a> Patches<'a> {
     }
 }
 
-per_isa!(fn copy_group(stage: &[f32], group: &Group, offsets: &[u32], lines: &mut [Line]) = copy_group_body);
+per_isa!(fn copy_group(stage: &[u32], group: &Group, offsets: &[u32], lines: &mut [Line]) = copy_group_body);
 per_isa!(fn pair_group(stage: &[u16], group: &Group, offsets: &[u32], lines: &mut [Line]) = pair_group_body);
 
-/// One step of f32 for each offset.
+/// One step of a word for each offset.
 #[inline(always)]
-fn copy_group_body<A: Arith>(stage: &[f32], group: &Group, offsets: &[u32], lines: &mut [Line]) {
+fn copy_group_body<A: Arith>(stage: &[u32], group: &Group, offsets: &[u32], lines: &mut [Line]) {
     // Plain loops: the standard library's array functions would not be compiled for this instruction set.
     for (offset, line) in offsets.iter().zip(lines) {
-        let values = match group.run {
+        line.0 = match group.run {
             LANES => *part(stage, group.at[0] + offset),
             _ => load(stage, group, *offset),
         };
-        for lane in 0..LANES {
-            line.0[lane] = values[lane].to_bits();
-        }
     }
 }
 

@@ -168,8 +168,7 @@ impl Plan<'_> {
         scratch::with(window.rows * window.columns, |stage| {
             let stage = floats_mut(stage);
             for channel in 0..c_in {
-                self.layer.patches.stage(image, channel..channel + 1, &window, stage);
-                self.layer.patches.prefetch(image, channel + 2, &window);
+                self.layer.patches.stage(image, channel..channel + 1, &window, 2, stage);
                 values_of(self.layer.isa, stage, &at, window.columns, &mut inputs[channel..], self.stride);
             }
         });

@@ -21,6 +21,22 @@ pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
     each_group(groups, tile, |tile| tiles!(rows, 1, tile, bf16_emulated_tile, [1 2 3 4 5 6], [1]));
 }
 
+/// Unsigned bytes of `A` with signed ones of `B`, widened to 16 bits.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX2.
+pub(super) unsafe fn int8(rows: usize, groups: usize, tile: &Tile) {
+    each_group(groups, tile, |tile| tiles!(rows, 1, tile, int8_tile, [1 2 3 4 5 6], [1]));
+}
+
+/// Signed bytes of `A` with unsigned ones of `B`.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX2.
+pub(super) unsafe fn int8_weights_left(rows: usize, groups: usize, tile: &Tile) {
+    each_group(groups, tile, |tile| tiles!(rows, 1, tile, int8_weights_left_tile, [1 2 3 4 5 6], [1]));
+}
+
 fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
     for g in 0..groups {
         let (b, c) = (tile.b.wrapping_add(g * tile.b_stride), tile.c.wrapping_add(g * LANES));
@@ -28,9 +44,9 @@ fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
     }
 }
 
-/// Defines a tile: the loops are the same for each kind of step. `G` is 1.
+/// Defines a tile: the loops are the same for each kind of step. `G` is 1; `add` says how sums are added to `C`.
 macro_rules! define_tile {
-    ($name:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+    ($name:ident, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
             let mut sums = [[_mm256_setzero_ps(); 2]; M];
@@ -55,8 +71,7 @@ macro_rules! define_tile {
                     // SAFETY: C holds 16 columns in each of M rows.
                     unsafe {
                         let c = tile.c.add(m * tile.c_stride + g * 8);
-                        let sum =
-                            if tile.add { _mm256_add_ps(_mm256_loadu_ps(c), sums[m][g]) } else { sums[m][g] };
+                        let sum = if tile.add { $add(_mm256_loadu_ps(c), sums[m][g]) } else { sums[m][g] };
                         _mm256_storeu_ps(c, sum);
                     }
                 }
@@ -65,9 +80,9 @@ macro_rules! define_tile {
     };
 }
 
-define_tile!(f32_tile, |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum));
+define_tile!(f32_tile, _mm256_add_ps, |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum));
 
-define_tile!(bf16_emulated_tile, |sum, a, b| {
+define_tile!(bf16_emulated_tile, _mm256_add_ps, |sum, a, b| {
     let b = _mm256_castps_si256(b);
     let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
     let low = _mm256_fmadd_ps(
@@ -81,3 +96,24 @@ define_tile!(bf16_emulated_tile, |sum, a, b| {
         low,
     )
 });
+
+/// Adds integers that lie in the bits of floats.
+#[target_feature(enable = "avx2")]
+fn add_integers(a: __m256, b: __m256) -> __m256 {
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)))
+}
+
+/// The sum of four products of unsigned with signed bytes, added to `sum`.
+#[target_feature(enable = "avx2")]
+fn dot_bytes(sum: __m256, unsigned: __m256i, signed: __m256i) -> __m256 {
+    let even = _mm256_madd_epi16(
+        _mm256_and_si256(unsigned, _mm256_set1_epi16(0xff)),
+        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(signed)),
+    );
+    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(unsigned), _mm256_srai_epi16::<8>(signed));
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), _mm256_add_epi32(even, odd)))
+}
+
+define_tile!(int8_tile, add_integers, |sum, a, b| dot_bytes(sum, a, _mm256_castps_si256(b)));
+
+define_tile!(int8_weights_left_tile, add_integers, |sum, a, b| dot_bytes(sum, _mm256_castps_si256(b), a));

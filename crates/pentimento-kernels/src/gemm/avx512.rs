@@ -1,4 +1,6 @@
 //! The register tile in AVX-512: up to 6 rows by 4 registers of 16 columns, 24 sums held in registers.
+//!
+//! Registers are typed as f32 throughout; sums of integers lie in their bits.
 
 use std::arch::x86_64::*;
 
@@ -29,9 +31,41 @@ pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
     tiles!(rows, groups, tile, bf16_emulated_tile, [1 2 3 4 5 6], [1 2 3 4])
 }
 
-/// Defines a tile: the loops are the same for each kind of step.
+/// Unsigned bytes of `A` with signed ones of `B` through the dot-product instruction.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX512_VNNI.
+pub(super) unsafe fn int8(rows: usize, groups: usize, tile: &Tile) {
+    tiles!(rows, groups, tile, int8_tile, [1 2 3 4 5 6], [1 2 3 4])
+}
+
+/// Signed bytes of `A` with unsigned ones of `B`.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX512_VNNI.
+pub(super) unsafe fn int8_weights_left(rows: usize, groups: usize, tile: &Tile) {
+    tiles!(rows, groups, tile, int8_weights_left_tile, [1 2 3 4 5 6], [1 2 3 4])
+}
+
+/// As [`int8`], by bytes widened to 16 bits: the same sums.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX-512F and BW.
+pub(super) unsafe fn int8_emulated(rows: usize, groups: usize, tile: &Tile) {
+    tiles!(rows, groups, tile, int8_emulated_tile, [1 2 3 4 5 6], [1 2 3 4])
+}
+
+/// As [`int8_weights_left`], by bytes widened to 16 bits.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX-512F and BW.
+pub(super) unsafe fn int8_emulated_weights_left(rows: usize, groups: usize, tile: &Tile) {
+    tiles!(rows, groups, tile, int8_emulated_weights_left_tile, [1 2 3 4 5 6], [1 2 3 4])
+}
+
+/// Defines a tile: the loops are the same for each kind of step. `add` says how sums are added to `C`.
 macro_rules! define_tile {
-    ($name:ident, $features:literal, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+    ($name:ident, $features:literal, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
         #[target_feature(enable = $features)]
         unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
             let mut sums = [[_mm512_setzero_ps(); G]; M];
@@ -65,8 +99,7 @@ macro_rules! define_tile {
                     // SAFETY: C holds 16·G columns in each of M rows.
                     unsafe {
                         let c = tile.c.add(m * tile.c_stride + g * LANES);
-                        let sum =
-                            if tile.add { _mm512_add_ps(_mm512_loadu_ps(c), sums[m][g]) } else { sums[m][g] };
+                        let sum = if tile.add { $add(_mm512_loadu_ps(c), sums[m][g]) } else { sums[m][g] };
                         _mm512_storeu_ps(c, sum);
                     }
                 }
@@ -75,16 +108,16 @@ macro_rules! define_tile {
     };
 }
 
-define_tile!(f32_tile, "avx512f", |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), b, sum));
+define_tile!(f32_tile, "avx512f", _mm512_add_ps, |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), b, sum));
 
-define_tile!(bf16_tile, "avx512f,avx512bf16", |sum, a, b| {
+define_tile!(bf16_tile, "avx512f,avx512bf16", _mm512_add_ps, |sum, a, b| {
     // SAFETY: both are 512-bit registers of 16 pairs of bf16.
     let (a, b) =
         unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)) };
     _mm512_dpbf16_ps(sum, a, b)
 });
 
-define_tile!(bf16_emulated_tile, "avx512f", |sum, a, b| {
+define_tile!(bf16_emulated_tile, "avx512f", _mm512_add_ps, |sum, a, b| {
     let b = _mm512_castps_si512(b);
     let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
     let low = _mm512_fmadd_ps(
@@ -97,4 +130,37 @@ define_tile!(bf16_emulated_tile, "avx512f", |sum, a, b| {
         _mm512_castsi512_ps(_mm512_and_si512(b, high)),
         low,
     )
+});
+
+/// Adds integers that lie in the bits of floats.
+#[target_feature(enable = "avx512f")]
+fn add_integers(a: __m512, b: __m512) -> __m512 {
+    _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+}
+
+define_tile!(int8_tile, "avx512f,avx512vnni", add_integers, |sum, a, b| {
+    _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), a, _mm512_castps_si512(b)))
+});
+
+define_tile!(int8_weights_left_tile, "avx512f,avx512vnni", add_integers, |sum, a, b| {
+    _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(b), a))
+});
+
+/// The sum of four products of unsigned with signed bytes, added to `sum`.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn dot_bytes(sum: __m512, unsigned: __m512i, signed: __m512i) -> __m512 {
+    let even = _mm512_madd_epi16(
+        _mm512_and_si512(unsigned, _mm512_set1_epi16(0xff)),
+        _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(signed)),
+    );
+    let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(unsigned), _mm512_srai_epi16::<8>(signed));
+    _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), _mm512_add_epi32(even, odd)))
+}
+
+define_tile!(int8_emulated_tile, "avx512f,avx512bw", add_integers, |sum, a, b| {
+    dot_bytes(sum, a, _mm512_castps_si512(b))
+});
+
+define_tile!(int8_emulated_weights_left_tile, "avx512f,avx512bw", add_integers, |sum, a, b| {
+    dot_bytes(sum, _mm512_castps_si512(b), a)
 });

@@ -1,12 +1,13 @@
 //! The register tile under every product: `C[m, 16·g] (+)= A[m, steps] · B[steps, 16·g]`.
 //!
 //! `A` is row-major with any row stride. `B` is packed in groups of 16 columns: `[group][step][16]`, each step one
-//! [`Line`]. `C` is row-major. One step is one `k` of f32, or two neighbouring `k` of bf16 in one 32-bit word.
+//! [`Line`]. `C` is row-major. One step is one `k` of f32, or two neighbouring `k` of bf16 or four of bytes in one 32-bit
+//! word. Sums of bytes are integers, in the bits of `C`'s elements.
 //!
 //! The sum over `k` is cut into blocks of [`STEPS`]; inside a block each element of `C` is one chain of fused
 //! multiply-adds in rising `k`, and the blocks' sums are added in rising order. Which tile an element falls into,
 //! and the tile's shape, change nothing in that chain, so the bytes of a row do not depend on its neighbours, on the
-//! number of rows or on the threads.
+//! number of rows or on the threads. Sums of integers do not depend on the instruction set either.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -55,28 +56,34 @@ type TileFn = unsafe fn(usize, usize, &Tile);
 
 /// The register tile of one instruction set and precision.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernel(TileFn);
+pub(crate) struct Kernel {
+    tile: TileFn,
+    /// What is in `C`'s elements.
+    has_integers: bool,
+}
+
+/// Which factor are the weights: bytes are signed in these and unsigned in the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weights {
+    /// `A`.
+    Left,
+    /// `B`.
+    Right,
+}
 
 impl Kernel {
+    /// For weights on the right, or none.
     pub(crate) fn new(isa: Isa, precision: Precision) -> Kernel {
-        Kernel(match (isa, precision) {
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, Precision::Bf16) => avx512::bf16,
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Precision::Bf16) => avx512::bf16_emulated,
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => avx512::f32,
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Precision::F32) => avx2::f32,
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Precision::Bf16) => avx2::bf16_emulated,
-            #[cfg(target_arch = "aarch64")]
-            (Isa::Neon, Precision::F32) => neon::f32,
-            #[cfg(target_arch = "aarch64")]
-            (Isa::Neon, Precision::Bf16) => neon::bf16_emulated,
-            (_, Precision::F32) => portable::f32,
-            (_, Precision::Bf16) => portable::bf16_emulated,
-        })
+        Kernel::with_weights(Weights::Right, isa, precision)
+    }
+
+    pub(crate) fn with_weights(weights: Weights, isa: Isa, precision: Precision) -> Kernel {
+        let tile = match precision {
+            Precision::F32 => single(isa),
+            Precision::Bf16 => half(isa),
+            Precision::Int8 => bytes(isa, weights),
+        };
+        Kernel { tile, has_integers: precision == Precision::Int8 }
     }
 
     /// Runs a tile whose last group may be narrower than 16: `columns` of `C` are written, the rest is left alone.
@@ -89,7 +96,7 @@ impl Kernel {
         let groups = columns.div_ceil(LANES);
         if columns.is_multiple_of(LANES) {
             // SAFETY: the caller's promise; the level was checked when it became current.
-            unsafe { (self.0)(rows, groups, tile) };
+            unsafe { (self.tile)(rows, groups, tile) };
         } else {
             // SAFETY: as above.
             unsafe { self.run_narrow(rows, columns, groups, tile) };
@@ -104,14 +111,65 @@ impl Kernel {
         let mut buffer = [0.0_f32; ROWS * GROUPS * LANES];
         let c = buffer.as_mut_ptr();
         // SAFETY: the buffer holds the largest tile; the other operands are as the caller promised.
-        unsafe { (self.0)(rows, groups, &Tile { c, c_stride: GROUPS * LANES, add: false, ..*tile }) };
+        unsafe { (self.tile)(rows, groups, &Tile { c, c_stride: GROUPS * LANES, add: false, ..*tile }) };
         for (row, sums) in buffer.chunks_exact(GROUPS * LANES).take(rows).enumerate() {
             // SAFETY: `columns` elements of this row are `C`'s, by the caller's promise.
             let target = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.c_stride), columns) };
             for (out, sum) in target.iter_mut().zip(sums) {
-                *out = if tile.add { *out + sum } else { *sum };
+                *out = match (tile.add, self.has_integers) {
+                    (false, _) => *sum,
+                    (true, false) => *out + sum,
+                    (true, true) => f32::from_bits(out.to_bits().wrapping_add(sum.to_bits())),
+                };
             }
         }
+    }
+}
+
+fn single(isa: Isa) -> TileFn {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => avx512::f32,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::f32,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::f32,
+        _ => portable::f32,
+    }
+}
+
+fn half(isa: Isa) -> TileFn {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => avx512::bf16,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::bf16_emulated,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::bf16_emulated,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::bf16_emulated,
+        _ => portable::bf16_emulated,
+    }
+}
+
+fn bytes(isa: Isa, weights: Weights) -> TileFn {
+    let [right, left]: [TileFn; 2] = match isa {
+        // The dot product of bytes is not a level of its own: the sums are the same without it.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 if is_x86_feature_detected!("avx512vnni") => {
+            [avx512::int8, avx512::int8_weights_left]
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => [avx512::int8_emulated, avx512::int8_emulated_weights_left],
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => [avx2::int8, avx2::int8_weights_left],
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => [neon::int8, neon::int8_weights_left],
+        _ => [portable::int8, portable::int8_weights_left],
+    };
+    match weights {
+        Weights::Right => right,
+        Weights::Left => left,
     }
 }
 

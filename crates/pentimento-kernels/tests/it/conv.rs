@@ -3,7 +3,10 @@ use pentimento_kernels::{
     add_channel_sums, conv2d, conv2d_output_size,
 };
 
-use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
+use crate::{
+    Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16, to_bytes,
+    to_signed_bytes,
+};
 
 struct Case {
     /// `[batch, c_in, height, width]`
@@ -87,6 +90,10 @@ fn agrees_with_the_naive_loop() {
                 let mut expected = match precision {
                     Precision::F32 => naive(&x, &w, case, size),
                     Precision::Bf16 => naive(&to_bf16(&x), &to_bf16(&w), case, size),
+                    Precision::Int8 => {
+                        let (image, output) = (x.len() / case.shape[0], w.len() / case.c_out);
+                        naive(&to_bytes(&x, image), &to_signed_bytes(&w, output), case, size)
+                    }
                 };
                 let mut out = vec![f32::NAN; len];
                 conv2d(&x, case.shape, &packed, &plain, &mut out);
@@ -202,6 +209,7 @@ fn a_norm_on_the_way_in_is_the_norm_before() {
         for packed in [
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::F32),
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Bf16),
+            PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Int8),
             PackedConv::pack_winograd(&w[..], c_out, c_in),
         ] {
             let plain = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
@@ -220,6 +228,7 @@ fn without_inputs_the_bias_is_left() {
     let options = ConvOptions { padding: Padding::all(1), bias: Some(&bias), ..ConvOptions::default() };
     for packed in [
         PackedConv::pack(none, [3, 0, 3, 3], Precision::F32),
+        PackedConv::pack(none, [3, 0, 3, 3], Precision::Int8),
         PackedConv::pack_winograd(none, 3, 0),
         PackedConv::pack_winograd_f16(none, 3, 0),
     ] {
@@ -243,6 +252,8 @@ fn the_algorithm_follows_from_the_size() {
     assert_eq!(packed(64, Precision::Bf16, 8 * 8), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::F32, 2));
     assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 4));
+    assert_eq!(packed(64, Precision::Int8, 8 * 8), (Precision::Int8, 1));
+    assert_eq!(packed(64, Precision::Int8, 64 * 64), (Precision::Int8, 1));
     assert!(PackedConv::winograd_pays([64, 64, 3, 3], 16 * 16));
     // Too small a picture, too few channels, another kernel.
     assert!(!PackedConv::winograd_pays([64, 64, 3, 3], 8 * 8));
@@ -285,4 +296,25 @@ fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
             }
         }
     });
+}
+
+/// What a residual block's convolution sees: a normal picture behind its norm and SiLU.
+#[test]
+fn int8_is_near_enough_in_convolutions() {
+    let case = case([1, 320, 8, 8], 16, 3, 1, Padding::all(1));
+    let mut random = Random(11);
+    let mut normal =
+        |len: usize| -> Vec<f32> { (0..len).map(|_| (0..6).map(|_| random.value()).sum::<f32>()).collect() };
+    let (x, w) = (normal(320 * 64), normal(16 * 320 * 9));
+    let x: Vec<f32> = x.iter().map(|x| x / (1.0 + (-x).exp())).collect();
+    let exact = naive(&x, &w, &case, (8, 8));
+    let options = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
+    for (precision, most) in [(Precision::Bf16, 3e-3), (Precision::Int8, 1.5e-2)] {
+        let packed = PackedConv::pack(&w[..], [16, 320, 3, 3], precision);
+        let mut out = vec![0.0; exact.len()];
+        conv2d(&x, case.shape, &packed, &options, &mut out);
+        let error = crate::relative_rms(&out, &exact);
+        println!("convolution {precision:?}: relative error (root mean square) {error:.1e}");
+        assert!(error < most, "{precision:?}: {error}");
+    }
 }

@@ -3,7 +3,10 @@ use pentimento_kernels::{
     matmul,
 };
 
-use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16};
+use crate::{
+    Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16, to_bytes,
+    to_signed_bytes,
+};
 
 /// `(rows, n, k)`: tails of every register tile, empty sums, several blocks of steps.
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -42,6 +45,9 @@ fn agrees_with_the_naive_loop() {
                 let expected = match precision {
                     Precision::F32 => naive(&x, &w, Some(&bias), (rows, n, k)),
                     Precision::Bf16 => naive(&to_bf16(&x), &to_bf16(&w), Some(&bias), (rows, n, k)),
+                    Precision::Int8 => {
+                        naive(&to_bytes(&x, k), &to_signed_bytes(&w, k), Some(&bias), (rows, n, k))
+                    }
                 };
                 assert_close(&out, &expected, 2e-6, &format!("{isa:?} {precision:?} {rows}x{n}x{k}"));
             }
@@ -163,9 +169,11 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
             let (x, w, bias) = (random.values(rows * k), random.values(n * k), random.values(n));
             let (low, up) = (random.values(rows * rank), random.values(n * rank));
             for precision in Precision::ALL {
+                // A low rank is in floats whatever the layer is in.
+                let floats = if precision == Precision::Int8 { Precision::Bf16 } else { precision };
                 let (packed, packed_up) = (
                     PackedWeights::pack(&w[..], n, k, precision),
-                    PackedWeights::pack(&up[..], n, rank, precision),
+                    PackedWeights::pack(&up[..], n, rank, floats),
                 );
                 let side = LowRank { low: &low, up: &packed_up };
                 let run = |epilogue: Epilogue| {
@@ -173,11 +181,15 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
                     linear_beside(&x, &packed, Some(side), Some(&bias), &mut out, epilogue);
                     out
                 };
-                let rounded = |values: &[f32]| match precision {
+                let rounded = |values: &[f32]| match floats {
                     Precision::F32 => values.to_vec(),
-                    Precision::Bf16 => to_bf16(values),
+                    _ => to_bf16(values),
                 };
-                let base = naive(&rounded(&x), &rounded(&w), Some(&bias), (rows, n, k));
+                let (x_left, w_left) = match precision {
+                    Precision::Int8 => (to_bytes(&x, k), to_signed_bytes(&w, k)),
+                    _ => (rounded(&x), rounded(&w)),
+                };
+                let base = naive(&x_left, &w_left, Some(&bias), (rows, n, k));
                 let beside = naive(&rounded(&low), &rounded(&up), None, (rows, n, rank));
                 let expected: Vec<f64> =
                     base.iter().zip(&beside).map(|(base, beside)| base + beside).collect();
@@ -191,7 +203,7 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
                     let half = n / 2 / 16 * 16;
                     let (w, up) = (&w[..2 * half * k], &up[..2 * half * rank]);
                     let packed = PackedWeights::pack(w, 2 * half, k, precision);
-                    let packed_up = PackedWeights::pack(up, 2 * half, rank, precision);
+                    let packed_up = PackedWeights::pack(up, 2 * half, rank, floats);
                     let (side, bias) = (Some(LowRank { low: &low, up: &packed_up }), Some(&bias[..2 * half]));
                     let (mut wide, mut expected) = (vec![0.0; rows * 2 * half], vec![0.0; rows * half]);
                     linear_beside(&x, &packed, side, bias, &mut wide, Epilogue::None);
@@ -245,4 +257,75 @@ fn matmul_agrees_with_the_naive_loop() {
             }
         }
     });
+}
+
+#[test]
+fn int8_gives_the_same_bytes_on_every_instruction_set() {
+    // Whole numbers are quantised alike whether products and sums are rounded together or apart.
+    let (rows, n, k) = (13, 70, 1030);
+    let mut random = Random(8);
+    let mut whole = |len: usize, most: f32| -> Vec<f32> {
+        (0..len).map(|at| if at % k == 0 { most } else { (random.value() * most).round() }).collect()
+    };
+    let (x, w) = (whole(rows * k, 127.0), whole(n * k, 127.0));
+    let packed = PackedWeights::pack(&w[..], n, k, Precision::Int8);
+    let mut results: Vec<Vec<f32>> = Vec::new();
+    on_each_isa(|_| {
+        let mut out = vec![f32::NAN; rows * n];
+        linear(&x, &packed, None, &mut out, Epilogue::None);
+        results.push(out);
+    });
+    for other in &results[1..] {
+        assert_same_bytes(&results[0], other, "an instruction set");
+    }
+}
+
+#[test]
+fn int8_holds_what_is_extreme_and_shows_what_is_not_finite() {
+    let (n, k) = (17, 40);
+    let mut random = Random(9);
+    let w = random.values(n * k);
+    on_each_isa(|isa| {
+        let packed = PackedWeights::pack(&w[..], n, k, Precision::Int8);
+        let run = |x: &[f32], packed: &PackedWeights| {
+            let mut out = vec![0.5; n];
+            linear(x, packed, None, &mut out, Epilogue::None);
+            out
+        };
+        assert!(run(&[0.0; 40], &packed).iter().all(|out| *out == 0.0), "{isa:?}: zeros");
+        assert!(run(&[f32::MAX; 40], &packed).iter().any(|out| *out != 0.0), "{isa:?}: large values");
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in [0, 17, 39] {
+                let mut x = vec![0.5; k];
+                x[place] = value;
+                assert!(run(&x, &packed).iter().all(|out| !out.is_finite()), "{isa:?}: {value} at {place}");
+            }
+            let mut broken = w.clone();
+            broken[3 * k + 7] = value;
+            let broken = PackedWeights::pack(&broken[..], n, k, Precision::Int8);
+            let out = run(&[0.5; 40], &broken);
+            assert!(!out[3].is_finite() && out[4].is_finite(), "{isa:?}: {value} among the weights");
+        }
+    });
+}
+
+/// Normal activations and weights, as norms and training leave them.
+#[test]
+fn int8_is_near_enough_in_each_kind_of_layer() {
+    let (rows, n, k) = (64, 64, 1280);
+    let mut random = Random(10);
+    let mut normal =
+        |len: usize| -> Vec<f32> { (0..len).map(|_| (0..6).map(|_| random.value()).sum::<f32>()).collect() };
+    let (x, w) = (normal(rows * k), normal(n * k));
+    let exact = naive(&x, &w, None, (rows, n, k));
+    let error_of = |packed: &PackedWeights| {
+        let mut out = vec![0.0; exact.len()];
+        linear(&x, packed, None, &mut out, Epilogue::None);
+        crate::relative_rms(&out, &exact)
+    };
+    for (precision, most) in [(Precision::Bf16, 3e-3), (Precision::Int8, 1.2e-2)] {
+        let error = error_of(&PackedWeights::pack(&w[..], n, k, precision));
+        println!("linear {precision:?}: relative error (root mean square) {error:.1e}");
+        assert!(error < most, "{precision:?}: {error}");
+    }
 }

@@ -36,7 +36,7 @@ impl Random {
 }
 
 /// Calls `body` once for each instruction set of this machine.
-fn on_each_isa(body: impl Fn(Isa)) {
+fn on_each_isa(mut body: impl FnMut(Isa)) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         isa.run(|| body(isa));
     }
@@ -73,7 +73,38 @@ fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     }
 }
 
+/// Root of the mean squared error over that of the mean square.
+fn relative_rms(actual: &[f32], expected: &[f64]) -> f64 {
+    let errors =
+        actual.iter().zip(expected).map(|(actual, expected)| (f64::from(*actual) - expected).powi(2));
+    (errors.sum::<f64>() / expected.iter().map(|expected| expected.powi(2)).sum::<f64>()).sqrt()
+}
+
 /// Rounds to bf16 as the kernels document it.
 fn to_bf16(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
+}
+
+/// What is left of values when they are eight bits with a scale and a zero for each `per` of them, as activations are.
+fn to_bytes(values: &[f32], per: usize) -> Vec<f32> {
+    let quantised = values.chunks(per.max(1)).flat_map(|values| {
+        let low = values.iter().copied().fold(0.0, f32::min);
+        let high = values.iter().copied().fold(0.0, f32::max);
+        let scale = (high * 0.5 - low * 0.5) * (2.0 / 255.0);
+        let zero = (-low / scale).round();
+        values.iter().map(move |value| {
+            let steps = f64::from(*value) * f64::from(1.0 / scale) + f64::from(zero);
+            (steps.round_ties_even().clamp(0.0, 255.0) as f32 - zero) * scale
+        })
+    });
+    quantised.collect()
+}
+
+/// What is left of weights when they are signed eight bits with a scale for each `per` of them.
+fn to_signed_bytes(weights: &[f32], per: usize) -> Vec<f32> {
+    let quantised = weights.chunks(per.max(1)).flat_map(|weights| {
+        let scale = weights.iter().fold(0.0_f32, |most, weight| most.max(weight.abs())) / 127.0;
+        weights.iter().map(move |weight| (weight * (1.0 / scale)).round_ties_even() * scale)
+    });
+    quantised.collect()
 }

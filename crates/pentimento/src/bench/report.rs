@@ -3,7 +3,7 @@
 use super::steered::Steered;
 use crate::{cli::BenchStage, models};
 use clap::ValueEnum;
-use pentimento_diffusion::{LayerKind, Precision, Profile};
+use pentimento_diffusion::{LayerKind, Precision, Profile, precision_name};
 use pentimento_kernels::Isa;
 use pentimento_request::Size;
 use serde_json::{Map, Value, json};
@@ -59,13 +59,6 @@ fn rate(flops: u64, took: Duration) -> f64 {
     flops as f64 / took.as_secs_f64().max(1e-9) * 1e-9
 }
 
-fn dtype(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::Bf16 => "bf16",
-    }
-}
-
 /// The processor's name, where the system tells.
 fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -100,7 +93,7 @@ impl Report {
             "model": self.model,
             "width": self.size.width(),
             "height": self.size.height(),
-            "dtype": dtype(self.precision),
+            "dtype": precision_name(self.precision),
             "peak_gflops": self.peak,
             "stages": stages.collect::<Map<_, _>>(),
             "steered": self.steered.as_ref().map(Steered::json),
@@ -110,7 +103,7 @@ impl Report {
     }
 
     pub(super) fn table(&self, profile: bool) -> String {
-        let (threads, dtype) = (self.threads, dtype(self.precision));
+        let (threads, dtype) = (self.threads, precision_name(self.precision));
         let mut text = format!(
             "{}, {:?}, {threads} threads; model {}, {}, {dtype}, peak {:.0} GFLOP/s\n\n",
             cpu(),

@@ -356,6 +356,7 @@ const fn typed(dtype: ConfiguredDtype) -> Dtype {
     match dtype {
         ConfiguredDtype::F32 => Dtype::F32,
         ConfiguredDtype::Bf16 => Dtype::Bf16,
+        ConfiguredDtype::Int8 => Dtype::Int8,
         ConfiguredDtype::Auto => Dtype::Auto,
     }
 }
