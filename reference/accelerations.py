@@ -4,6 +4,9 @@
 acceleration:
 - `guidance_interval` (`START:END`): both halves are computed in the steps in which diffusers' `ClassifierFreeGuidance` with these
   `start` and `stop` computes them, of the steps that are run; in the others the positive half is the prediction.
+- `step_cache` (`N:BRANCH`): the UNet is run by the `DeepCacheSDHelper` of the DeepCache authors' package (`DeepCache`), told the steps
+  from here. Beyond it: a step for which a half is missing is whole, a step that needs the positive half alone takes that of
+  both, and control networks are run whole in every step (the residuals of what is not run change nothing).
 
 Steps of samplers that call the network twice count once. `control` names a network of `controls/`, which is shown the input
 `hint` in every step.
@@ -11,8 +14,10 @@ Steps of samplers that call the network twice count once. `control` names a netw
 
 import json
 import shutil
+import types
 
 import torch
+from DeepCache import DeepCacheSDHelper
 from diffusers import ControlNetModel
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.image_processor import VaeImageProcessor
@@ -26,12 +31,12 @@ import samplers
 FOLDER = golden.GOLDENS / "accelerations"
 
 
-OWN = dict(guidance_interval=None, control=None, hint=None)
+OWN = dict(guidance_interval=None, step_cache=None, control=None, hint=None)
 
 
-def case(name, sampler, steps, **fields):
+def case(name, sampler, steps, model="tiny-sd15", **fields):
     own = {field: fields.pop(field) for field in OWN if field in fields}
-    return pipeline_cases.case(name, "tiny-sd15", sampler, steps, **fields) | OWN | own
+    return pipeline_cases.case(name, model, sampler, steps, **fields) | OWN | own
 
 
 CONTROL = dict(control="canny", hint="init_64x64")
@@ -43,8 +48,53 @@ CASES = [
     case("interval_heun_6", "K_HEUN", 6, guidance_interval="0.2:0.7", spacing="linspace"),
     case("interval_image_10", "DDIM", 10, guidance_interval="0.2:0.6", strength=0.6, **pipeline_cases.INIT),
     case("interval_masked_10", "K_EULER", 10, guidance_interval="0:0.5", strength=0.8, **pipeline_cases.LOOSE),
+    case("cache_ddim_10", "DDIM", 10, step_cache="3:0"),
+    case("cache_ddim_10_branch_1", "DDIM", 10, step_cache="3:1"),
+    case("cache_ddim_10_branch_2", "DDIM", 10, step_cache="4:2"),
+    case("cache_ddim_8_all_but_the_middle", "DDIM", 8, step_cache="2:3"),
+    case("cache_euler_a_9", "K_EULER_ANCESTRAL", 9, step_cache="2:0", cfg=1.0),
+    case("cache_heun_7", "K_HEUN", 7, step_cache="3:1", spacing="linspace"),
+    case("cache_image_10", "DDIM", 10, step_cache="3:0", strength=0.6, **pipeline_cases.INIT),
+    case("cache_masked_10", "K_EULER", 10, step_cache="2:1", strength=0.8, **pipeline_cases.LOOSE),
+    case("cache_control_8", "DDIM", 8, step_cache="3:1", **CONTROL),
+    case("cache_interval_10", "DDIM", 10, step_cache="4:0", guidance_interval="0.2:0.7"),
+    case("cache_default_10", "DDIM", 10, model="default", step_cache="3:0", prompts=pipeline_cases.STRAWBERRY, cfg=4.0),
     case("interval_control_8", "DDIM", 8, guidance_interval="0.25:0.75", **CONTROL),
 ]
+
+
+class DeepCache(DeepCacheSDHelper):
+    """The authors' helper, which is told the steps, and keeps to the halves that there are."""
+
+    def __init__(self, unet, interval, branch):
+        super().__init__(types.SimpleNamespace(unet=unet))
+        self.enable()
+        # The helper counts three layers a block, as they are in the models of true size.
+        layers = unet.config.layers_per_block + 1
+        self.params = dict(
+            cache_interval=interval, cache_layer_id=branch % layers, cache_block_id=branch // layers, skip_mode="uniform"
+        )
+        self.start_timestep, self.items, self.forced = 0, 0, None
+
+    def wrap_unet_forward(self):
+        self.function_dict["unet_forward"] = self.pipe.unet.forward
+
+    def is_skip_step(self, *arguments, **named):
+        return self.forced != self.cur_timestep and super().is_skip_step(*arguments, **named)
+
+    def begin(self, step, items):
+        """Before each call."""
+        self.cur_timestep = step
+        if items > self.items:
+            self.forced = step
+        if items < self.items:
+            self.cached_output = {key: last_of(value, items) for key, value in self.cached_output.items()}
+        if step % self.params["cache_interval"] == 0 or items != self.items:
+            self.items = items
+
+
+def last_of(value, items):
+    return value[-items:] if torch.is_tensor(value) else tuple(last_of(part, items) for part in value)
 
 
 class Network:
@@ -54,6 +104,7 @@ class Network:
         self.unet, self.steps = pipeline.unet, steps
         self.positive, self.negative = pipelines.embeddings(pipeline, case)
         start, stop = (float(share) for share in (case["guidance_interval"] or "0:1").split(":"))
+        self.cache = DeepCache(self.unet, *map(int, case["step_cache"].split(":"))) if case["step_cache"] else None
         self.control = self.hint = None
         if case["control"]:
             self.control = ControlNetModel.from_pretrained(golden.GOLDENS / "controls" / case["control"])
@@ -71,6 +122,8 @@ class Network:
         return self.guider.forward(with_text, without).pred
 
     def call(self, x, timestep, context, step):
+        if self.cache:
+            self.cache.begin(step, len(x))
         added = {}
         if self.control:
             hint = self.hint.expand(len(x), -1, -1, -1)
@@ -120,8 +173,12 @@ def run(case):
     init, mask = opened(case["init"]), opened(case["mask"])
     network = Network(pipeline, case, case["steps_run"])
     if case["sampler"] == "K_HEUN":
-        return by_heun(pipeline, case, network)
-    return by_steps(pipeline, case, network, init, mask)
+        latent = by_heun(pipeline, case, network)
+    else:
+        latent = by_steps(pipeline, case, network, init, mask)
+    if network.cache:
+        network.cache.disable()
+    return latent
 
 
 def main():

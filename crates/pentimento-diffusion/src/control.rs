@@ -295,14 +295,21 @@ pub(crate) struct Controls<'a> {
 }
 
 impl Controls<'_> {
-    /// The sum of the residuals of all networks that run in this step.
-    pub(crate) fn residuals(&self, x: &Tensor, timestep: f64, halves: Halves) -> Result<Option<Residuals>> {
+    /// The sum of the residuals, of the finest `skips` skips, of all networks that run in this step.
+    pub(crate) fn residuals(
+        &self,
+        x: &Tensor,
+        timestep: f64,
+        halves: Halves,
+        skips: usize,
+    ) -> Result<Option<Residuals>> {
         let mut sum: Option<Residuals> = None;
         let Position { step, of } = self.position;
         for control in self.bound.iter().filter(|control| control.is_active(step.get(), of)) {
             let BoundControl { network, context, added, hint, weight, span: _ } = control;
             let (context, added) = halves.of(context, added.as_ref())?;
-            let residuals = network.forward(x, timestep, &context, added.as_deref(), hint, *weight)?;
+            let residuals = network.forward(x, timestep, &context, added.as_deref(), hint, skips)?;
+            let residuals = residuals.times(*weight)?;
             sum = Some(match sum {
                 Some(sum) => sum.sum(&residuals)?,
                 None => residuals,

@@ -23,6 +23,9 @@ const PLANES: u64 = 4;
 /// and the eightfold width before a gated unit.
 const MAPS: u64 = 16;
 
+/// Maps of the finest level that step caching keeps at most.
+const CACHED: u64 = 4;
+
 /// Bytes for a pixel of the picture itself in its several forms, as floats and as bytes, in and out.
 const PICTURE: u64 = 48;
 
@@ -38,6 +41,8 @@ pub struct PictureMemory {
     coding: u64,
     /// Of a step, for a cell of the latent in one half of the guidance.
     step: u64,
+    /// What step caching keeps beside it.
+    cached: u64,
     /// What of `step` is kept for the way up, and by each control network again.
     kept: u64,
     /// Of the networks that requests bring.
@@ -59,6 +64,7 @@ impl PictureMemory {
             factor: u32::try_from(vae.factor()).unwrap_or(u32::MAX),
             coding: PLANES * planes * BYTES,
             step: kept + MAPS * finest(&unet.block_out_channels) * BYTES,
+            cached: CACHED * finest(&unet.block_out_channels) * BYTES,
             kept,
             steered,
         }
@@ -83,7 +89,8 @@ impl PictureMemory {
         let cells = work.pixels() / (u64::from(self.factor) * u64::from(self.factor)).max(1);
         let halves = 2;
         let controls = request.conditioning.controls.len() as u64;
-        let step = cells * halves * (self.step + controls * self.kept);
+        let cached = request.accelerations.step_cache.map_or(0, |_| self.cached);
+        let step = cells * halves * (self.step + cached + controls * self.kept);
         Ok(BESIDE + work.pixels() * PICTURE + step.max(work.pixels() * self.coding))
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     prompt,
     samplers::{self, Denoise, Path, Position, StepEnd},
     schedule::Timesteps,
+    step_cache::Cache,
     text_encoders::TextEncoders,
     unet::{Added, AddedInputs, Conditions, Context, Unet},
     vae::Vae,
@@ -66,7 +67,8 @@ pub(crate) fn generate(
     let steering =
         Steering { loras: &loras, bound: &bound, controls: &controls, looks: &looks, guide: guide.as_ref() };
     let notes = request.conditioning.left_out.iter().cloned().chain(ignored).collect();
-    let mut run = Run { model, request, plan, steering, progress, notes, guided: Vec::new() };
+    let mut run =
+        Run { model, request, plan, steering, progress, notes, guided: Vec::new(), whole: Vec::new() };
     let prompts = run.read_prompts()?;
     let picture = match run.nothing_to_do(&request.task) {
         Some(untouched) => untouched,
@@ -136,6 +138,8 @@ struct Run<'a> {
     notes: Vec<String>,
     /// The steps of all passes that CLIP guided.
     guided: Vec<usize>,
+    /// The steps of all passes in which the whole network was run, where some take over from others.
+    whole: Vec<usize>,
 }
 
 /// What steers a request beside its prompts.
@@ -291,6 +295,7 @@ impl Run<'_> {
             guidance: self.guidance(),
             controls: Some(Controls { bound: controls, position }),
             position,
+            cache: self.request.accelerations.step_cache.map(Cache::new),
             timesteps: Timesteps::of(sampler, schedule),
         };
         let shape = self.latent_shape_at(pass.work);
@@ -316,17 +321,20 @@ impl Run<'_> {
         let mut walk = |denoise: &mut dyn Denoise| {
             samplers::sample(sampler, denoise, x.clone(), path, solver, &mut draw, &mut between)
         };
-        let walked = match self.steering.guide {
-            None => walk(&mut network),
+        let (walked, network) = match self.steering.guide {
+            None => (walk(&mut network), network),
             Some(guide) => {
                 let mut guided = ClipGuided::new(network, guide, position);
                 let walked = walk(&mut guided);
                 // A pass that runs again in f32 is told once.
                 self.guided.retain(|step| *step < pass.before);
                 self.guided.extend(guided.guided.iter().map(|step| pass.before + step));
-                walked
+                (walked, guided.inner)
             }
         };
+        let whole = network.cache.as_ref().map(Cache::whole_steps).unwrap_or_default();
+        self.whole.retain(|step| *step < pass.before);
+        self.whole.extend(whole.iter().map(|step| pass.before + step));
         match walked {
             _ if cancelled => Err(cancellation()),
             latents => latents.map_err(internal),

@@ -10,7 +10,8 @@ use crate::{
     control::Controls,
     samplers::{Denoise, Position},
     schedule::{NoiseLevel, NoiseSchedule, Prediction, Timesteps},
-    unet::{Added, Conditions, Context, Unet},
+    step_cache::{Cache, Kept},
+    unet::{ALL_SKIPS, Added, Conditions, Context, Unet},
 };
 use candle_core::Tensor;
 use pentimento_request::GuidanceInterval;
@@ -66,6 +67,8 @@ pub(crate) struct GuidedUnet<'a> {
     /// Control networks with the same prompts bound.
     pub(crate) controls: Option<Controls<'a>>,
     pub(crate) position: Position<'a>,
+    /// What steps take over from earlier ones.
+    pub(crate) cache: Option<Cache>,
     pub(crate) timesteps: Timesteps,
 }
 
@@ -84,7 +87,7 @@ impl Denoise for GuidedUnet<'_> {
 }
 
 impl GuidedUnet<'_> {
-    fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
+    fn predict(&mut self, x: &Tensor, timestep: f64) -> Result<Tensor> {
         let Some(guidance) = self.guidance else {
             return self.forward(x, timestep, Halves::All);
         };
@@ -98,17 +101,40 @@ impl GuidedUnet<'_> {
     }
 
     /// One half, or both as one batch.
-    fn forward(&self, x: &Tensor, timestep: f64, halves: Halves) -> Result<Tensor> {
-        let residuals = self.controls.map(|controls| controls.residuals(x, timestep, halves));
+    fn forward(&mut self, x: &Tensor, timestep: f64, halves: Halves) -> Result<Tensor> {
+        let step = self.position.step.get();
+        let kept = match &self.cache {
+            Some(cache) => cache.kept_for(step, x.dim(0)?)?,
+            None => None,
+        };
+        let skips = kept.as_ref().map_or(ALL_SKIPS, |kept| kept.skips);
+        let residuals = self.controls.map(|controls| controls.residuals(x, timestep, halves, skips));
         let residuals = residuals.transpose()?.flatten();
         let (context, added) = halves.of(self.conditions.context, self.conditions.added)?;
         let (context, added) = (&*context, added.as_deref());
         let conditions = Conditions { context, added, residuals: residuals.as_ref() };
-        let Some(shown) = self.shown else { return self.unet.forward(x, timestep, &conditions) };
+        let x = &self.beside_shown(x)?;
+        match (&mut self.cache, kept) {
+            (None, _) => self.unet.forward(x, timestep, &conditions),
+            (Some(_), Some(Kept { skips, below })) => {
+                self.unet.forward_shallow(x, timestep, &conditions, skips, &below)
+            }
+            (Some(cache), None) => {
+                let (predicted, below) =
+                    self.unet.forward_keeping(x, timestep, &conditions, cache.skips())?;
+                cache.keep(step, below);
+                Ok(predicted)
+            }
+        }
+    }
+
+    /// What the network takes: `x`, and behind it what an inpainting network is shown.
+    fn beside_shown(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(shown) = self.shown else { return Ok(x.clone()) };
         let (batch, _, height, width) = x.dims4()?;
         let shown = shown.broadcast_as((batch, shown.dim(1)?, height, width))?;
         // [B, C, h, w] and [B, 1 + C, h, w] -> [B, 1 + 2·C, h, w]
-        self.unet.forward(&Tensor::cat(&[x, &shown], 1)?, timestep, &conditions)
+        Tensor::cat(&[x, &shown], 1)
     }
 }
 

@@ -52,6 +52,7 @@ mod samplers;
 mod schedule;
 mod single_file;
 mod source;
+mod step_cache;
 mod text;
 mod text_encoders;
 mod tokenizer;

@@ -9,7 +9,8 @@ use crate::{
     schedule::{LCM_TIMESTEPS as LCM_STEPS, NoiseLevel, NoiseSchedule},
 };
 use pentimento_request::{
-    ErrorKind, GenerateError, GenerationRequest, Sampler, Schedule, SolverOptions, Span, Strength, Task,
+    ErrorKind, GenerateError, GenerationRequest, Sampler, Schedule, SolverOptions, Span, StepCache, Strength,
+    Task,
 };
 
 /// A request, resolved.
@@ -67,6 +68,14 @@ fn check_settings(model: &Model, request: &GenerationRequest) -> Result<(), Gene
     let (skip, deepest) = (request.clip_skip.get(), model.text.deepest_skip());
     if skip > deepest {
         return invalid(format!("clip_skip: {skip} is not possible: this model goes to {deepest}"));
+    }
+    let last_branch = model.networks.unet.skips() - 1;
+    if let Some(branch) = request.accelerations.step_cache.map(StepCache::branch)
+        && branch > last_branch
+    {
+        return invalid(format!(
+            "step_cache: a branch of {branch} is not possible: this model's go from 0 to {last_branch}"
+        ));
     }
     let SolverOptions { eta, s_churn, s_tmin, s_tmax, s_noise } = request.solver;
     let ranges = [

@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     model::Model,
     noise::Noise,
-    unet::{Added, AddedInputs, Conditions, Context, ControlNet},
+    unet::{ALL_SKIPS, Added, AddedInputs, Conditions, Context, ControlNet},
 };
 use candle_core::{Device, Tensor};
 use pentimento_request::{ErrorKind, GenerateError, NoiseSource, Size};
@@ -132,9 +132,9 @@ impl<'a> Probe<'a> {
                 networks.unet.forward(&inputs, TIMESTEP, &self.conditions(&self.context)).map(drop)
             }
             ProbeStage::ControlnetStep => match &self.control {
-                Some(Steering { network, context, added, hint }) => {
-                    network.forward(&self.latents, TIMESTEP, context, added.as_ref(), hint, 1.0).map(drop)
-                }
+                Some(Steering { network, context, added, hint }) => network
+                    .forward(&self.latents, TIMESTEP, context, added.as_ref(), hint, ALL_SKIPS)
+                    .map(drop),
                 None => Ok(()),
             },
         }

@@ -86,14 +86,18 @@ pub fn to_json(receipt: &Receipt) -> Value {
     })
 }
 
-fn accelerated(AccelerationsReport { asked, guided_steps }: &AccelerationsReport) -> Value {
-    let Accelerations { guidance_interval } = asked;
+fn accelerated(report: &AccelerationsReport) -> Value {
+    let AccelerationsReport { asked, guided_steps, whole_steps } = report;
+    let Accelerations { guidance_interval, step_cache } = asked;
     json!({
         "guidance_interval": {
             "start": number(&guidance_interval.start()),
             "end": number(&guidance_interval.end()),
             "guided_steps": guided_steps,
         },
+        "step_cache": step_cache.map(|cache| {
+            json!({ "interval": cache.interval(), "branch": cache.branch(), "whole_steps": whole_steps })
+        }),
     })
 }
 

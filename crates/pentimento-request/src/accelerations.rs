@@ -1,6 +1,6 @@
 //! What makes drawing faster and the picture another one: each is off unless asked for.
 
-use crate::InvalidValue;
+use crate::{InvalidValue, Steps};
 use std::{fmt, str::FromStr};
 
 /// Everything that trades fidelity for time.
@@ -8,11 +8,13 @@ use std::{fmt, str::FromStr};
 pub struct Accelerations {
     /// The steps that are guided.
     pub guidance_interval: GuidanceInterval,
+    /// What most steps take over from earlier ones. `None`: nothing.
+    pub step_cache: Option<StepCache>,
 }
 
 impl Accelerations {
     /// Every step is computed as the model's authors meant it.
-    pub const NONE: Self = Self { guidance_interval: GuidanceInterval::WHOLE };
+    pub const NONE: Self = Self { guidance_interval: GuidanceInterval::WHOLE, step_cache: None };
 }
 
 /// The share of the steps in which both halves of classifier-free guidance are computed; in the others the positive half is
@@ -78,6 +80,59 @@ impl FromStr for GuidanceInterval {
     }
 }
 
+/// One step in `interval` runs the whole network, and those between run its finest layers alone, on what the coarser ones gave in the
+/// last whole one (Ma et al. 2024, "DeepCache: Accelerating Diffusion Models for Free", uniform).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepCache {
+    interval: usize,
+    branch: usize,
+}
+
+impl StepCache {
+    /// Whole steps this far apart, at most [`Steps::MAX`]; 1 runs all of them whole. `branch` is the skip connection, 0 for the
+    /// finest, down to which the steps between run: `cache_branch_id` of the authors' `DeepCacheSDHelper`.
+    ///
+    /// # Errors
+    /// When the interval is out of range. Which branches there are the model knows.
+    pub fn new(interval: usize, branch: usize) -> Result<Self, InvalidValue> {
+        if !(1..=Steps::MAX).contains(&interval) {
+            return Err(InvalidValue::new(format!(
+                "a step cache of interval {interval} is not possible: it goes from 1 to {}",
+                Steps::MAX
+            )));
+        }
+        Ok(Self { interval, branch })
+    }
+
+    /// Whole steps are this far apart.
+    pub const fn interval(self) -> usize {
+        self.interval
+    }
+
+    /// The skip connection down to which the steps between run.
+    pub const fn branch(self) -> usize {
+        self.branch
+    }
+}
+
+impl fmt::Display for StepCache {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.interval, self.branch)
+    }
+}
+
+impl FromStr for StepCache {
+    type Err = InvalidValue;
+
+    /// Reads `N` or `N:BRANCH`.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let malformed =
+            |_| InvalidValue::new(format!("'{text}' is not a step cache: write N or N:BRANCH, as 3 or 3:1"));
+        let (interval, branch) = text.split_once(':').unwrap_or((text, "0"));
+        Self::new(interval.parse().map_err(malformed)?, branch.parse().map_err(malformed)?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +147,16 @@ mod tests {
         }
         for wrong in ["", "0.5", "a:1", "0.8:0.2", "0.5:0.5", "-0.1:1", "0:1.1", "NaN:1", "0:1:1"] {
             assert!(wrong.parse::<GuidanceInterval>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn step_caches_are_read_as_they_are_written() {
+        for (text, told) in [("3", "3:0"), ("1:0", "1:0"), ("5:11", "5:11")] {
+            assert_eq!(text.parse::<StepCache>().map(|cache| cache.to_string()), Ok(told.into()));
+        }
+        for wrong in ["", "0", "x", "3:", ":1", "3:-1", "1001", "2:1:1", "2.5"] {
+            assert!(wrong.parse::<StepCache>().is_err(), "{wrong}");
         }
     }
 

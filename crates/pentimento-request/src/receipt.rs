@@ -85,6 +85,8 @@ pub struct AccelerationsReport {
     pub asked: Accelerations,
     /// Steps, of all passes, in which both halves of the guidance were computed.
     pub guided_steps: usize,
+    /// Steps, of all passes, in which the whole network was run.
+    pub whole_steps: usize,
 }
 
 /// A second pass at a larger size.

@@ -446,8 +446,8 @@ mod tests {
                 .any(|model| model.dtype.is_some() && model.pixels.is_some() && model.guidance_rescale > 0.0)
         );
         assert!(models.values().any(|model| {
-            let Accelerations { guidance_interval } = model.accelerations;
-            guidance_interval != GuidanceInterval::WHOLE
+            let Accelerations { guidance_interval, step_cache } = model.accelerations;
+            guidance_interval != GuidanceInterval::WHOLE && step_cache.is_some()
         }));
         assert!(models.values().any(|model| {
             let CompanionNames { canny, tile, face } = &model.companions;
@@ -475,6 +475,7 @@ mod tests {
                 "[models]\nx = { model = \"a\", guidance_interval = \"0.8:0.2\" }",
                 "guidance_interval: a guidance interval from",
             ),
+            ("[models]\nx = { model = \"a\", step_cache = \"0\" }", "step_cache: a step cache of interval 0"),
             ("[auth]\napi_keys = [\n", "line"),
             ("dtype = \"f64\"", "`f64`"),
             ("threads = 0", "at least 1"),

@@ -1,7 +1,7 @@
 //! The record of a request that was carried out.
 
 use super::{Run, hex};
-use crate::{hires::SecondPass, precision::precision_name};
+use crate::{hires::SecondPass, precision::precision_name, samplers::Path};
 use pentimento_request::{
     Accelerations, AccelerationsReport, ClipGuidanceReport, GeneratedImage, Picture, PromptReport, Receipt,
     Task, Verdict,
@@ -22,7 +22,9 @@ impl Run<'_> {
             Some(_) => passes.into_iter().flatten().map(|path| guided(path.steps())).sum(),
             None => 0,
         };
-        Some(AccelerationsReport { asked, guided_steps })
+        let steps = passes.into_iter().flatten().map(Path::steps).sum();
+        let whole_steps = asked.step_cache.map_or(steps, |_| self.whole.len());
+        Some(AccelerationsReport { asked, guided_steps, whole_steps })
     }
 
     /// The picture with the record of all that decided it.
@@ -33,7 +35,7 @@ impl Run<'_> {
         prompts: Vec<PromptReport>,
     ) -> GeneratedImage {
         let accelerations = self.accelerated();
-        let Self { model, request, plan, steering, notes, guided, progress: _ } = self;
+        let Self { model, request, plan, steering, notes, guided, whole: _, progress: _ } = self;
         let receipt = Receipt {
             engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
             model: model.options.name.clone(),

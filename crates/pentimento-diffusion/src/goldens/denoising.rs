@@ -299,6 +299,7 @@ fn trajectories_on_a_unet_are_the_references() {
             guidance: None,
             controls: None,
             position: Position { step: &Cell::new(0), of: 1 },
+            cache: None,
             timesteps,
         };
         follow(&golden, &name, &mut denoise);

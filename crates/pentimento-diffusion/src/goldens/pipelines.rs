@@ -32,6 +32,7 @@ pub(super) struct Case {
     mask: Option<String>,
     picture: bool,
     guidance_interval: Option<String>,
+    step_cache: Option<String>,
     control: Option<String>,
     hint: Option<String>,
     #[serde(default)]
@@ -69,7 +70,10 @@ impl Case {
 
     fn accelerations(&self) -> Accelerations {
         let interval = self.guidance_interval.as_ref().map(|text| text.parse().expect("an interval"));
-        Accelerations { guidance_interval: interval.unwrap_or(GuidanceInterval::WHOLE) }
+        Accelerations {
+            guidance_interval: interval.unwrap_or(GuidanceInterval::WHOLE),
+            step_cache: self.step_cache.as_ref().map(|text| text.parse().expect("a step cache")),
+        }
     }
 
     fn task(&self) -> Task {

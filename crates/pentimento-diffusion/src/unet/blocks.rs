@@ -100,18 +100,25 @@ impl DownLevel {
         Ok(Self { layers, downsample })
     }
 
+    /// Ends where there are `most` skips.
     pub(crate) fn forward(
         &self,
         mut x: Tensor,
         time: &Tensor,
         context: &Context,
         skips: &mut Vec<Tensor>,
+        most: usize,
     ) -> Result<Tensor> {
         for index in 0..self.layers.resnets.len() {
+            if skips.len() == most {
+                return Ok(x);
+            }
             x = self.layers.forward_one(index, &x, time, context)?;
             skips.push(x.clone());
         }
-        if let Some(downsample) = &self.downsample {
+        if let Some(downsample) = &self.downsample
+            && skips.len() < most
+        {
             x = downsample.forward(&x)?;
             skips.push(x.clone());
         }
@@ -157,6 +164,21 @@ impl MiddleLevel {
     }
 }
 
+/// Keeps what comes from below to one layer of the way up.
+pub(crate) struct Tap {
+    /// Skips that are left when it is that layer's turn; 0 for no layer.
+    pub(crate) at: usize,
+    pub(crate) seen: Option<Tensor>,
+}
+
+impl Tap {
+    fn look(&mut self, skips: usize, x: &Tensor) {
+        if skips == self.at {
+            self.seen = Some(x.clone());
+        }
+    }
+}
+
 /// A level on the way up.
 pub(crate) struct UpLevel {
     layers: Layers,
@@ -183,15 +205,23 @@ impl UpLevel {
         Ok(Self { layers, upsample })
     }
 
-    /// Takes its skips from the end of `skips`.
+    /// Number of layers, each of which takes a skip.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.resnets.len()
+    }
+
+    /// From layer `first` on. Takes its skips from the end of `skips`.
     pub(crate) fn forward(
         &self,
         mut x: Tensor,
+        first: usize,
         time: &Tensor,
         context: &Context,
         skips: &mut Vec<Tensor>,
+        tap: &mut Tap,
     ) -> Result<Tensor> {
-        for index in 0..self.layers.resnets.len() {
+        for index in first..self.layers() {
+            tap.look(skips.len(), &x);
             let skip = skips.pop().expect("the way down leaves one skip per block of the way up");
             // [B, C, H, W] and [B, C', H, W] -> [B, C + C', H, W]
             let joined = Tensor::cat(&[&x, &skip], 1)?;

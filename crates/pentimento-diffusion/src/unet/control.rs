@@ -6,11 +6,12 @@
 //! Source: Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models"; layout of weights as in diffusers.
 
 use super::{
-    Levels,
+    ALL_SKIPS, Levels,
     attention::Context,
     blocks::{DownLevel, MiddleLevel},
     load_down, load_middle,
     time::{Added, AddedInputs, TimeEmbedding},
+    way_down,
 };
 use crate::{
     config::UnetConfig,
@@ -24,15 +25,31 @@ use candle_core::Tensor;
 pub(crate) struct Residuals {
     /// In the order in which the skips arise.
     pub(crate) down: Vec<Tensor>,
-    /// Of the lowest level.
-    pub(crate) middle: Tensor,
+    /// Of the lowest level; `None` where the way down was not walked to its end.
+    pub(crate) middle: Option<Tensor>,
 }
 
 impl Residuals {
     /// Both together.
     pub(crate) fn sum(&self, other: &Self) -> Result<Self> {
         let down = self.down.iter().zip(&other.down).map(|(ours, theirs)| ours + theirs);
-        Ok(Self { down: down.collect::<Result<_>>()?, middle: (&self.middle + &other.middle)? })
+        let middle = self.middle.as_ref().zip(other.middle.as_ref()).map(|(ours, theirs)| ours + theirs);
+        Ok(Self { down: down.collect::<Result<_>>()?, middle: middle.transpose()? })
+    }
+
+    /// `weight` times as much.
+    pub(crate) fn times(self, weight: f64) -> Result<Self> {
+        let Self { down, middle } = self;
+        let down = down.into_iter().map(|residual| residual * weight).collect::<Result<_>>()?;
+        Ok(Self { down, middle: middle.map(|residual| residual * weight).transpose()? })
+    }
+
+    /// Adds those of the skips.
+    pub(super) fn add_to(&self, skips: &mut [Tensor]) -> Result<()> {
+        for (skip, residual) in skips.iter_mut().zip(&self.down) {
+            *skip = (&*skip + residual)?;
+        }
+        Ok(())
     }
 }
 
@@ -96,7 +113,7 @@ impl ControlNet {
         self.hint.forward(hint)
     }
 
-    /// The residuals for `x` `[B, C, h, w]` at `timestep`, times `weight`.
+    /// The residuals for `x` `[B, C, h, w]` at `timestep`: those of the first `most` skips, or of all and the middle.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -104,17 +121,18 @@ impl ControlNet {
         context: &Context,
         added: Option<&Added>,
         hint: &Tensor,
-        weight: f64,
+        most: usize,
     ) -> Result<Residuals> {
         let time = self.time.forward(timestep, added)?;
-        let mut x = self.conv_in.forward(x)?.broadcast_add(hint)?;
-        let mut skips = vec![x.clone()];
-        for level in &self.down {
-            x = level.forward(x, &time, context, &mut skips)?;
-        }
-        x = self.middle.forward(&x, &time, context)?;
-        let down = skips.iter().zip(&self.down_out).map(|(skip, out)| out.forward(skip)? * weight);
-        Ok(Residuals { down: down.collect::<Result<_>>()?, middle: (self.middle_out.forward(&x)? * weight)? })
+        let x = self.conv_in.forward(x)?.broadcast_add(hint)?;
+        let (x, skips) = way_down(&self.down, x, &time, context, most)?;
+        let down = skips.iter().zip(&self.down_out).map(|(skip, out)| out.forward(skip));
+        let down = down.collect::<Result<_>>()?;
+        let middle = match most {
+            ALL_SKIPS => Some(self.middle_out.forward(&self.middle.forward(&x, &time, context)?)?),
+            _ => None,
+        };
+        Ok(Residuals { down, middle })
     }
 }
 

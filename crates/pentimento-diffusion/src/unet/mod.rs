@@ -21,7 +21,7 @@ use crate::{
     weights::Scope,
 };
 use attention::TransformerStyle;
-use blocks::{DownLevel, LevelStyle, MiddleLevel, UpLevel};
+use blocks::{DownLevel, LevelStyle, MiddleLevel, Tap, UpLevel};
 use candle_core::Tensor;
 use resnet::ResnetStyle;
 use time::TimeEmbedding;
@@ -174,27 +174,103 @@ impl Unet {
         self.time.knows_guidance()
     }
 
+    /// Number of skips that the way down leaves for the way up.
+    pub(crate) fn skips(&self) -> usize {
+        self.up.iter().map(UpLevel::layers).sum()
+    }
+
     /// What the network predicts for `x` `[B, C, h, w]` at `timestep` (0 to 999, fractions allowed).
     pub(crate) fn forward(&self, x: &Tensor, timestep: f64, conditions: &Conditions) -> Result<Tensor> {
+        self.forward_tapped(x, timestep, conditions, &mut Tap { at: 0, seen: None })
+    }
+
+    /// The same, and what the layers of the finest `skips` skips take from those below.
+    pub(crate) fn forward_keeping(
+        &self,
+        x: &Tensor,
+        timestep: f64,
+        conditions: &Conditions,
+        skips: usize,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let mut tap = Tap { at: skips, seen: None };
+        Ok((self.forward_tapped(x, timestep, conditions, &mut tap)?, tap.seen))
+    }
+
+    fn forward_tapped(
+        &self,
+        x: &Tensor,
+        timestep: f64,
+        conditions: &Conditions,
+        tap: &mut Tap,
+    ) -> Result<Tensor> {
         let Conditions { context, added, residuals } = *conditions;
         let time = self.time.forward(timestep, added)?;
-        let mut x = self.conv_in.forward(x)?;
-        let mut skips = vec![x.clone()];
-        for level in &self.down {
-            x = level.forward(x, &time, context, &mut skips)?;
-        }
-        x = self.middle.forward(&x, &time, context)?;
+        let (x, mut skips) = way_down(&self.down, self.conv_in.forward(x)?, &time, context, ALL_SKIPS)?;
+        let mut x = self.middle.forward(&x, &time, context)?;
         if let Some(residuals) = residuals {
-            for (skip, residual) in skips.iter_mut().zip(&residuals.down) {
-                *skip = (&*skip + residual)?;
+            residuals.add_to(&mut skips)?;
+            if let Some(middle) = &residuals.middle {
+                x = (x + middle)?;
             }
-            x = (x + &residuals.middle)?;
         }
+        self.way_up(x, &time, context, skips, tap)
+    }
+
+    /// What it predicts by the layers of the finest `skips` skips alone, where `below` is what those below gave at another time.
+    pub(crate) fn forward_shallow(
+        &self,
+        x: &Tensor,
+        timestep: f64,
+        conditions: &Conditions,
+        skips: usize,
+        below: &Tensor,
+    ) -> Result<Tensor> {
+        let Conditions { context, added, residuals } = *conditions;
+        let time = self.time.forward(timestep, added)?;
+        let (_, mut skips) = way_down(&self.down, self.conv_in.forward(x)?, &time, context, skips)?;
+        if let Some(residuals) = residuals {
+            residuals.add_to(&mut skips)?;
+        }
+        self.way_up(below.clone(), &time, context, skips, &mut Tap { at: 0, seen: None })
+    }
+
+    /// The layers that take these skips, and the last ones.
+    fn way_up(
+        &self,
+        mut x: Tensor,
+        time: &Tensor,
+        context: &Context,
+        mut skips: Vec<Tensor>,
+        tap: &mut Tap,
+    ) -> Result<Tensor> {
+        let mut passed = self.skips() - skips.len();
         for level in &self.up {
-            x = level.forward(x, &time, context, &mut skips)?;
+            let first = passed.min(level.layers());
+            passed -= first;
+            if first < level.layers() {
+                x = level.forward(x, first, time, context, &mut skips, tap)?;
+            }
         }
         self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
     }
+}
+
+/// The way down to its end.
+pub(crate) const ALL_SKIPS: usize = usize::MAX;
+
+/// The way down until it has left `most` skips, of which `x` is the first: where it came to, and the skips.
+fn way_down(
+    levels: &[DownLevel],
+    mut x: Tensor,
+    time: &Tensor,
+    context: &Context,
+    most: usize,
+) -> Result<(Tensor, Vec<Tensor>)> {
+    let mut skips = vec![x.clone()];
+    for level in levels {
+        x = level.forward(x, time, context, &mut skips, most)?;
+    }
+    Ok((x, skips))
 }
 
 fn load_down(

@@ -7,7 +7,7 @@ use crate::{
 };
 use pentimento_diffusion::{Folder, Model};
 use pentimento_request::{
-    Accelerations, GenerationRequest, Generator, GuidanceInterval, GuidanceScale, Quiet, Sampler, Steps,
+    Accelerations, ErrorKind, GenerationRequest, Generator, GuidanceScale, Quiet, Sampler, StepCache, Steps,
 };
 
 fn base() -> GenerationRequest {
@@ -20,7 +20,11 @@ fn base() -> GenerationRequest {
 }
 
 fn interval(text: &str) -> Accelerations {
-    Accelerations { guidance_interval: text.parse().expect("an interval") }
+    Accelerations { guidance_interval: text.parse().expect("an interval"), ..Accelerations::NONE }
+}
+
+fn cache(text: &str) -> Accelerations {
+    Accelerations { step_cache: Some(text.parse().expect("a step cache")), ..Accelerations::NONE }
 }
 
 fn with(accelerations: Accelerations) -> GenerationRequest {
@@ -42,11 +46,33 @@ fn guidance_in_no_step_is_the_positive_half_alone() {
 }
 
 #[test]
+fn a_cache_that_nothing_is_taken_from_changes_nothing() {
+    for sampler in [Sampler::KEuler, Sampler::KHeun] {
+        let with = |accelerations| GenerationRequest { sampler: Some(sampler), ..with(accelerations) };
+        let plain = hash(&with(Accelerations::NONE));
+        assert_eq!(hash(&with(cache("1:2"))), plain);
+        assert_ne!(hash(&with(cache("2:0"))), plain);
+    }
+    // Nothing is left of one request for the next.
+    assert_eq!(hash(&with(cache("2:0"))), hash(&with(cache("2:0"))));
+}
+
+#[test]
+fn branches_that_the_model_does_not_have_are_refused() {
+    draw(&with(cache("2:3")));
+    let error = TINY.generate(&with(cache("2:4")), &mut Quiet).expect_err("a refusal");
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.to_string().contains("step_cache: a branch of 4"), "{error}");
+}
+
+#[test]
 fn the_receipt_tells_what_was_done_faster() {
     assert_eq!(draw(&base()).receipt.accelerations, None);
     let report = draw(&with(interval("0.2:0.8"))).receipt.accelerations.expect("something was asked for");
     assert_eq!(report.asked, interval("0.2:0.8"));
-    assert_eq!(report.guided_steps, 3);
+    assert_eq!((report.guided_steps, report.whole_steps), (3, 5));
+    let report = draw(&with(cache("2"))).receipt.accelerations.expect("something was asked for");
+    assert_eq!((report.guided_steps, report.whole_steps), (5, 3));
     let guidance_scale = GuidanceScale::new(1.0).expect("a scale");
     let unguided = GenerationRequest { guidance_scale, ..with(interval("0.2:0.8")) };
     assert_eq!(draw(&unguided).receipt.accelerations.map(|report| report.guided_steps), Some(0));
@@ -54,8 +80,7 @@ fn the_receipt_tells_what_was_done_faster() {
 
 #[test]
 fn threads_change_no_byte_of_what_is_drawn_faster() {
-    let request =
-        with(Accelerations { guidance_interval: GuidanceInterval::new(0.0, 0.8).expect("an interval") });
+    let request = with(Accelerations { step_cache: StepCache::new(2, 1).ok(), ..interval("0:0.8") });
     let with_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {

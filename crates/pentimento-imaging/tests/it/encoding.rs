@@ -108,7 +108,9 @@ fn json_says_everything() {
         "sigmas": ["inf", 1.5, 0.0],
         "guidance_scale": 7.1,
         "guidance_rescale": 0.7,
-        "accelerations": { "guidance_interval": { "start": 0.2, "end": 0.8, "guided_steps": 7 } },
+        "accelerations": { "guidance_interval": { "start": 0.2, "end": 0.8, "guided_steps": 7 },
+            "step_cache": { "interval": 3, "branch": 1, "whole_steps": 4 },
+        },
         "strength": 0.6,
         "hires": {
             "scale": 1.5,

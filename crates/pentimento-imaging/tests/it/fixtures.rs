@@ -4,7 +4,8 @@ use pentimento_imaging::{Limits, decode};
 use pentimento_request::{
     Accelerations, AccelerationsReport, Channels, ClipGuidance, ClipGuidanceReport, ClipSkip, ControlReport,
     GuidanceInterval, LookReport, LoraReport, Mask, NoiseSource, Picture, PromptReport, PromptSyntax,
-    Receipt, Sampler, Schedule, SecondPassReport, Size, SolverOptions, Stage, StageTiming, Verdict,
+    Receipt, Sampler, Schedule, SecondPassReport, Size, SolverOptions, Stage, StageTiming, StepCache,
+    Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -77,8 +78,12 @@ pub(crate) fn receipt() -> Receipt {
         guidance_scale: 7.1,
         guidance_rescale: 0.7,
         accelerations: Some(AccelerationsReport {
-            asked: Accelerations { guidance_interval: GuidanceInterval::new(0.2, 0.8).expect("an interval") },
+            asked: Accelerations {
+                step_cache: StepCache::new(3, 1).ok(),
+                guidance_interval: GuidanceInterval::new(0.2, 0.8).expect("an interval"),
+            },
             guided_steps: 7,
+            whole_steps: 4,
         }),
         strength: 0.6,
         hires: Some(SecondPassReport {

@@ -30,7 +30,8 @@ pub(crate) fn context() -> Context {
 }
 
 pub(crate) fn config(auth: Auth) -> BedrockConfig {
-    let accelerations = Accelerations { guidance_interval: "0.2:0.8".parse().expect("an interval") };
+    let accelerations =
+        Accelerations { guidance_interval: "0.2:0.8".parse().expect("an interval"), ..Accelerations::NONE };
     let profile = ModelProfile { guidance_rescale: 0.5, accelerations, ..ModelProfile::named("embedded") };
     let limits = Limits { bytes: 5_000_000, pixels: 4_000_000 };
     BedrockConfig::new(auth, ModelMap::new(profile, FallbackIds::Stability), limits)

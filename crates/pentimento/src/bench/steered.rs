@@ -29,9 +29,11 @@ impl Steering {
 
     /// Steps behind the first one that show on average what all of them take.
     fn steps(&self) -> usize {
-        match self.accelerations {
-            Accelerations { guidance_interval } if guidance_interval != GuidanceInterval::WHOLE => 10,
-            Accelerations { guidance_interval: _ } => 2,
+        let Accelerations { guidance_interval, step_cache } = self.accelerations;
+        match step_cache {
+            Some(cache) => cache.interval(),
+            None if guidance_interval != GuidanceInterval::WHOLE => 10,
+            None => 2,
         }
     }
 }

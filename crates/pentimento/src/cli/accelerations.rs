@@ -2,7 +2,7 @@
 
 use super::ACCELERATIONS;
 use clap::Args;
-use pentimento_request::{Accelerations, GuidanceInterval};
+use pentimento_request::{Accelerations, GuidanceInterval, StepCache};
 
 /// What makes drawing faster; nothing of it is on unless asked for.
 #[derive(Args, Clone, Debug)]
@@ -11,12 +11,20 @@ pub(crate) struct AccelerationArgs {
     /// [default: 0:1]
     #[arg(long, value_name = "START:END", allow_negative_numbers = true, help_heading = ACCELERATIONS)]
     pub(crate) guidance_interval: Option<GuidanceInterval>,
+
+    /// Run the whole network in one step of N; those between take over what its coarse layers gave then, and run its fine ones, down
+    /// to skip connection BRANCH [default: 0, the finest]
+    #[arg(long, value_name = "N[:BRANCH]", allow_negative_numbers = true, help_heading = ACCELERATIONS)]
+    pub(crate) step_cache: Option<StepCache>,
 }
 
 impl AccelerationArgs {
     /// What was typed.
     pub(crate) fn resolve(&self) -> Accelerations {
-        let Self { guidance_interval } = self;
-        Accelerations { guidance_interval: guidance_interval.unwrap_or(GuidanceInterval::WHOLE) }
+        let Self { guidance_interval, step_cache } = self;
+        Accelerations {
+            guidance_interval: guidance_interval.unwrap_or(GuidanceInterval::WHOLE),
+            step_cache: *step_cache,
+        }
     }
 }

@@ -85,6 +85,7 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             #[serde(default)]
             guidance_rescale: f32,
             guidance_interval: Option<String>,
+            step_cache: Option<String>,
             filter: Option<ConfiguredFilter>,
             canny: Option<String>,
             tile: Option<String>,
@@ -98,6 +99,7 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             pixels,
             guidance_rescale,
             guidance_interval,
+            step_cache,
             filter,
             canny,
             tile,
@@ -110,7 +112,8 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             Some(text) => typed("guidance_interval", &text)?,
             None => GuidanceInterval::WHOLE,
         };
-        let accelerations = Accelerations { guidance_interval };
+        let step_cache = step_cache.map(|text| typed("step_cache", &text)).transpose()?;
+        let accelerations = Accelerations { guidance_interval, step_cache };
         let companions = CompanionNames { canny, tile, face };
         Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, accelerations, filter, companions })
     }

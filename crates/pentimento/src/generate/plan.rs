@@ -392,7 +392,9 @@ mod tests {
         let faster = |options: &str| plan(&format!("-p x -o a.png {options}")).map(|plan| plan.accelerations);
         assert_eq!(faster(""), Ok(Accelerations::NONE));
         let interval = "0.2:0.8".parse().expect("an interval");
-        assert_eq!(faster("--guidance-interval 0.2:0.8"), Ok(Accelerations { guidance_interval: interval }));
+        let typed = "--guidance-interval 0.2:0.8 --step-cache 3:1";
+        let step_cache = "3:1".parse().ok();
+        assert_eq!(faster(typed), Ok(Accelerations { guidance_interval: interval, step_cache }));
     }
 
     #[test]

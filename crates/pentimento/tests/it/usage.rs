@@ -22,6 +22,7 @@ fn help_is_an_answer_and_names_every_option() {
                 "--cfg",
                 "--guidance-rescale",
                 "--guidance-interval",
+                "--step-cache",
                 "--seed",
                 "--size",
                 "--model",

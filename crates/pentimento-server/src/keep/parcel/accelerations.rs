@@ -1,7 +1,7 @@
 //! What makes drawing faster, as a parcel's text says it.
 
 use super::{Bits64, message};
-use pentimento_request::{Accelerations, GuidanceInterval};
+use pentimento_request::{Accelerations, GuidanceInterval, StepCache};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -9,21 +9,28 @@ use serde::{Deserialize, Serialize};
 pub(super) struct StoredAccelerations {
     guidance_start: Bits64,
     guidance_end: Bits64,
+    /// Interval and branch.
+    step_cache: Option<(usize, usize)>,
 }
 
 impl StoredAccelerations {
     pub(super) fn of(accelerations: Accelerations) -> Self {
-        let Accelerations { guidance_interval } = accelerations;
+        let Accelerations { guidance_interval, step_cache } = accelerations;
         Self {
             guidance_start: guidance_interval.start().into(),
             guidance_end: guidance_interval.end().into(),
+            step_cache: step_cache.map(|cache| (cache.interval(), cache.branch())),
         }
     }
 
     pub(super) fn back(self) -> Result<Accelerations, String> {
-        let Self { guidance_start, guidance_end } = self;
+        let Self { guidance_start, guidance_end, step_cache } = self;
         let interval = GuidanceInterval::new(guidance_start.into(), guidance_end.into());
-        Ok(Accelerations { guidance_interval: interval.map_err(message)? })
+        let step_cache = step_cache.map(|(interval, branch)| StepCache::new(interval, branch));
+        Ok(Accelerations {
+            guidance_interval: interval.map_err(message)?,
+            step_cache: step_cache.transpose().map_err(message)?,
+        })
     }
 }
 

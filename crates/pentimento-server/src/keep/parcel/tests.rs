@@ -3,7 +3,7 @@
 use super::*;
 use pentimento_request::{
     Accelerations, CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces,
-    GuidanceInterval, Hint, Identity, ImagePrompt, Lora, Texture,
+    GuidanceInterval, Hint, Identity, ImagePrompt, Lora, StepCache, Texture,
 };
 
 fn picture(side: u32, channels: Channels) -> Arc<Picture> {
@@ -46,6 +46,8 @@ fn full() -> GenerationRequest {
         guidance_scale: GuidanceScale::new(7.3).expect("a scale"),
         guidance_rescale: 0.7,
         accelerations: Accelerations {
+            step_cache: StepCache::new(4, 2).ok(),
+
             guidance_interval: GuidanceInterval::new(0.1, 0.9).expect("an interval"),
         },
         seed: u64::MAX,
