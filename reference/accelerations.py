@@ -7,23 +7,33 @@ acceleration:
 - `step_cache` (`N:BRANCH`): the UNet is run by the `DeepCacheSDHelper` of the DeepCache authors' package (`DeepCache`), told the steps
   from here. Beyond it: a step for which a half is missing is whole, a step that needs the positive half alone takes that of
   both, and control networks are run whole in every step (the residuals of what is not run change nothing).
+- `token_merging` (a ratio): the blocks of the finest level that attends to itself merge tokens with the matching of the ToMe authors'
+  package (`tomesd`), on what comes into the block, and merge what the self-attention sees. The package draws with torch; here the
+  token of each cell of 2x2 that takes others in is the upper two bits of the first word of Philox 4x32-10: key the request's
+  seed, counter the cell (row by row), the layer (transformer blocks in the order down, middle, up), the step, 0.
 
 Steps of samplers that call the network twice count once. `control` names a network of `controls/`, which is shown the input
 `hint` in every step.
 """
 
+import functools
 import json
 import shutil
 import types
+import unittest.mock
 
+import numpy
+import tomesd
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers import ControlNetModel
 from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 import golden
+import philox
 import pipeline_cases
 import pipelines
 import samplers
@@ -31,7 +41,7 @@ import samplers
 FOLDER = golden.GOLDENS / "accelerations"
 
 
-OWN = dict(guidance_interval=None, step_cache=None, control=None, hint=None)
+OWN = dict(guidance_interval=None, step_cache=None, token_merging=None, control=None, hint=None)
 
 
 def case(name, sampler, steps, model="tiny-sd15", **fields):
@@ -59,6 +69,14 @@ CASES = [
     case("cache_control_8", "DDIM", 8, step_cache="3:1", **CONTROL),
     case("cache_interval_10", "DDIM", 10, step_cache="4:0", guidance_interval="0.2:0.7"),
     case("cache_default_10", "DDIM", 10, model="default", step_cache="3:0", prompts=pipeline_cases.STRAWBERRY, cfg=4.0),
+    case("merging_ddim_8", "DDIM", 8, token_merging=0.5),
+    case("merging_ddim_8_most", "DDIM", 8, token_merging=0.75, seed=2**40 + 5, **pipeline_cases.WIDE),
+    case("merging_euler_a_6_odd", "K_EULER_ANCESTRAL", 6, token_merging=0.3, width=72, height=88, cfg=1.0),
+    case("merging_heun_5", "K_HEUN", 5, token_merging=0.4, spacing="linspace"),
+    case("merging_masked_10", "K_EULER", 10, token_merging=0.5, strength=0.8, **pipeline_cases.LOOSE),
+    case("merging_control_8", "DDIM", 8, token_merging=0.5, **CONTROL),
+    case("merging_default_10", "DDIM", 10, model="default", token_merging=0.5, prompts=pipeline_cases.STRAWBERRY, cfg=4.0),
+    case("all_three_12", "DDIM", 12, token_merging=0.5, step_cache="3:1", guidance_interval="0.2:0.7"),
     case("interval_control_8", "DDIM", 8, guidance_interval="0.25:0.75", **CONTROL),
 ]
 
@@ -97,6 +115,50 @@ def last_of(value, items):
     return value[-items:] if torch.is_tensor(value) else tuple(last_of(part, items) for part in value)
 
 
+class Merging:
+    """Processors in the blocks of the finest level that attends to itself."""
+
+    def __init__(self, unet, ratio, seed):
+        self.unet, self.ratio, self.seed, self.step, self.size = unet, ratio, seed, 0, None
+        down, up = enumerate(unet.down_blocks), zip(reversed(range(len(unet.up_blocks))), unet.up_blocks)
+        layers = [
+            (level, block)
+            for level, blocks in [*down, (None, unet.mid_block), *up]
+            for attention in getattr(blocks, "attentions", [])
+            for block in attention.transformer_blocks
+        ]
+        self.level = finest = layers[0][0]
+        self.hooks = []
+        for index, (level, block) in enumerate(layers):
+            if level == finest:
+                self.hooks.append(block.register_forward_pre_hook(functools.partial(self.enter, index), with_kwargs=True))
+                block.attn1.set_processor(self)
+
+    def enter(self, index, block, arguments, named):
+        x = arguments[0] if arguments else named["hidden_states"]
+        height, width = self.size
+        cells = numpy.arange((height // 2) * (width // 2))
+        key = (self.seed % 2**32, self.seed // 2**32)
+        words = philox.philox([cells, *(numpy.full_like(cells, part) for part in (index, self.step, 0))], key)
+        drawn = torch.from_numpy((words[0] >> numpy.uint64(30)).astype(numpy.int64)).reshape(height // 2, width // 2, 1)
+        with unittest.mock.patch.object(torch, "randint", return_value=drawn):
+            self.merge, self.spread = tomesd.merge.bipartite_soft_matching_random2d(
+                x, width, height, 2, 2, int(x.shape[1] * self.ratio), generator=golden.generator(0)
+            )
+
+    def __call__(self, attention, hidden_states, **named):
+        return self.spread(AttnProcessor2_0()(attention, self.merge(hidden_states), **named))
+
+    def begin(self, step, x):
+        """Before each call."""
+        self.step, self.size = step, tuple(-(-side // 2**self.level) for side in x.shape[-2:])
+
+    def disable(self):
+        for hook in self.hooks:
+            hook.remove()
+        self.unet.set_attn_processor(AttnProcessor2_0())
+
+
 class Network:
     """The UNet of a case, which knows the step that it is called in."""
 
@@ -105,6 +167,7 @@ class Network:
         self.positive, self.negative = pipelines.embeddings(pipeline, case)
         start, stop = (float(share) for share in (case["guidance_interval"] or "0:1").split(":"))
         self.cache = DeepCache(self.unet, *map(int, case["step_cache"].split(":"))) if case["step_cache"] else None
+        self.merging = Merging(self.unet, case["token_merging"], case["seed"]) if case["token_merging"] else None
         self.control = self.hint = None
         if case["control"]:
             self.control = ControlNetModel.from_pretrained(golden.GOLDENS / "controls" / case["control"])
@@ -124,6 +187,8 @@ class Network:
     def call(self, x, timestep, context, step):
         if self.cache:
             self.cache.begin(step, len(x))
+        if self.merging:
+            self.merging.begin(step, x)
         added = {}
         if self.control:
             hint = self.hint.expand(len(x), -1, -1, -1)
@@ -176,8 +241,9 @@ def run(case):
         latent = by_heun(pipeline, case, network)
     else:
         latent = by_steps(pipeline, case, network, init, mask)
-    if network.cache:
-        network.cache.disable()
+    for part in (network.cache, network.merging):
+        if part:
+            part.disable()
     return latent
 
 

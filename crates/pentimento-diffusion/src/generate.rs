@@ -30,14 +30,14 @@ use crate::{
     schedule::Timesteps,
     step_cache::Cache,
     text_encoders::TextEncoders,
-    unet::{Added, AddedInputs, Conditions, Context, Unet},
+    unet::{Added, AddedInputs, Conditions, Context, Merging, Unet},
     vae::Vae,
 };
 use candle_core::Tensor;
 use pentimento_imaging as imaging;
 use pentimento_request::{
     ErrorKind, FilterMode, GenerateError, GeneratedImage, GenerationRequest, Mask, Picture, Progress, Size,
-    Stage, StepReport, Task, Verdict,
+    Stage, StepReport, Task, TokenMerging, Verdict,
 };
 use start::Start;
 use std::{cell::Cell, ops::ControlFlow};
@@ -289,7 +289,12 @@ impl Run<'_> {
         let position = Position { step: &step, of: pass.path.steps() };
         let mut network = GuidedUnet {
             unet,
-            conditions: Conditions { context, added: added.as_ref(), residuals: None },
+            conditions: Conditions {
+                context,
+                added: added.as_ref(),
+                residuals: None,
+                merging: self.merging(),
+            },
             shown: start.shown.as_ref(),
             schedule: &self.model.schedule,
             guidance: self.guidance(),
@@ -386,6 +391,13 @@ impl Run<'_> {
             rescale: f64::from(self.request.guidance_rescale),
             interval: self.request.accelerations.guidance_interval,
         })
+    }
+
+    /// Which tokens are merged, in the first step.
+    fn merging(&self) -> Option<Merging> {
+        let wanted = self.request.accelerations.token_merging;
+        let merging = Merging { ratio: wanted.ratio(), seed: self.request.seed, step: 0 };
+        (wanted != TokenMerging::NONE).then_some(merging)
     }
 
     fn latent_shape(&self) -> [usize; 4] {

@@ -11,7 +11,7 @@ use crate::{
     samplers::{Denoise, Position},
     schedule::{NoiseLevel, NoiseSchedule, Prediction, Timesteps},
     step_cache::{Cache, Kept},
-    unet::{ALL_SKIPS, Added, Conditions, Context, Unet},
+    unet::{ALL_SKIPS, Added, Conditions, Context, Merging, Unet},
 };
 use candle_core::Tensor;
 use pentimento_request::GuidanceInterval;
@@ -112,7 +112,8 @@ impl GuidedUnet<'_> {
         let residuals = residuals.transpose()?.flatten();
         let (context, added) = halves.of(self.conditions.context, self.conditions.added)?;
         let (context, added) = (&*context, added.as_deref());
-        let conditions = Conditions { context, added, residuals: residuals.as_ref() };
+        let merging = self.conditions.merging.map(|merging| Merging { step, ..merging });
+        let conditions = Conditions { context, added, residuals: residuals.as_ref(), merging };
         let x = &self.beside_shown(x)?;
         match (&mut self.cache, kept) {
             (None, _) => self.unet.forward(x, timestep, &conditions),

@@ -5,9 +5,11 @@
 //! `pentimento-kernels`, with candle's own operations as the oracle of the tests below.
 //! Errors: those of candle, which mean a mistake in the engine, never one of the request.
 
+mod products;
 mod rows;
 pub(crate) mod tape;
 
+pub(crate) use products::products;
 pub(crate) use rows::{Edges, Moments};
 
 use crate::{

@@ -150,7 +150,7 @@ impl<'a> Probe<'a> {
     }
 
     fn conditions<'b>(&'b self, context: &'b Context) -> Conditions<'b> {
-        Conditions { context, added: self.added.as_ref(), residuals: None }
+        Conditions { context, added: self.added.as_ref(), residuals: None, merging: None }
     }
 
     /// One call of the UNet on given values: what it predicts for `sample` `[B, C, h, w]` at `timestep` with the text

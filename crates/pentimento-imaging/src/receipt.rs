@@ -88,7 +88,7 @@ pub fn to_json(receipt: &Receipt) -> Value {
 
 fn accelerated(report: &AccelerationsReport) -> Value {
     let AccelerationsReport { asked, guided_steps, whole_steps } = report;
-    let Accelerations { guidance_interval, step_cache } = asked;
+    let Accelerations { guidance_interval, step_cache, token_merging } = asked;
     json!({
         "guidance_interval": {
             "start": number(&guidance_interval.start()),
@@ -98,6 +98,7 @@ fn accelerated(report: &AccelerationsReport) -> Value {
         "step_cache": step_cache.map(|cache| {
             json!({ "interval": cache.interval(), "branch": cache.branch(), "whole_steps": whole_steps })
         }),
+        "token_merging": number(token_merging),
     })
 }
 

@@ -10,11 +10,17 @@ pub struct Accelerations {
     pub guidance_interval: GuidanceInterval,
     /// What most steps take over from earlier ones. `None`: nothing.
     pub step_cache: Option<StepCache>,
+    /// How many tokens stand for one another.
+    pub token_merging: TokenMerging,
 }
 
 impl Accelerations {
     /// Every step is computed as the model's authors meant it.
-    pub const NONE: Self = Self { guidance_interval: GuidanceInterval::WHOLE, step_cache: None };
+    pub const NONE: Self = Self {
+        guidance_interval: GuidanceInterval::WHOLE,
+        step_cache: None,
+        token_merging: TokenMerging::NONE,
+    };
 }
 
 /// The share of the steps in which both halves of classifier-free guidance are computed; in the others the positive half is
@@ -133,6 +139,54 @@ impl FromStr for StepCache {
     }
 }
 
+/// The share of its tokens that the finest level that attends to itself leaves out while it does, each represented by the one that it
+/// is most like (Bolya & Hoffman 2023, "Token Merging for Fast Stable Diffusion").
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct TokenMerging(f64);
+
+impl TokenMerging {
+    /// Every token for itself.
+    pub const NONE: Self = Self(0.0);
+
+    /// One token of every two by two stays in any case.
+    pub const MAX: f64 = 0.75;
+
+    /// This share.
+    ///
+    /// # Errors
+    /// Outside 0 to [`TokenMerging::MAX`], or not a number.
+    pub fn new(ratio: f64) -> Result<Self, InvalidValue> {
+        if !(0.0..=Self::MAX).contains(&ratio) {
+            return Err(InvalidValue::new(format!(
+                "a token merging of {ratio} is not possible: it goes from 0 to {}",
+                Self::MAX
+            )));
+        }
+        Ok(Self(ratio))
+    }
+
+    /// The share.
+    pub const fn ratio(self) -> f64 {
+        self.0
+    }
+}
+
+impl fmt::Display for TokenMerging {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)
+    }
+}
+
+impl FromStr for TokenMerging {
+    type Err = InvalidValue;
+
+    /// Reads a share.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let malformed = |_| InvalidValue::new(format!("'{text}' is not a share: write a number, as 0.5"));
+        Self::new(text.parse().map_err(malformed)?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +211,16 @@ mod tests {
         }
         for wrong in ["", "0", "x", "3:", ":1", "3:-1", "1001", "2:1:1", "2.5"] {
             assert!(wrong.parse::<StepCache>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn shares_of_tokens_are_read_as_they_are_written() {
+        for text in ["0", "0.5", "0.75"] {
+            assert_eq!(text.parse::<TokenMerging>().map(|merging| merging.to_string()), Ok(text.into()));
+        }
+        for wrong in ["", "x", "-0.1", "0.76", "NaN"] {
+            assert!(wrong.parse::<TokenMerging>().is_err(), "{wrong}");
         }
     }
 

@@ -17,7 +17,7 @@ mod sampling;
 mod spelling;
 mod values;
 
-pub use accelerations::{Accelerations, GuidanceInterval, StepCache};
+pub use accelerations::{Accelerations, GuidanceInterval, StepCache, TokenMerging};
 pub use conditioning::{
     CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces, Hint, Identity, ImagePrompt,
     Lora, Texture,

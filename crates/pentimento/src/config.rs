@@ -361,7 +361,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pentimento_request::{Accelerations, GuidanceInterval};
+    use pentimento_request::{Accelerations, GuidanceInterval, TokenMerging};
 
     const EXAMPLE: &str = include_str!("../../../examples/pentimento.toml");
 
@@ -446,8 +446,10 @@ mod tests {
                 .any(|model| model.dtype.is_some() && model.pixels.is_some() && model.guidance_rescale > 0.0)
         );
         assert!(models.values().any(|model| {
-            let Accelerations { guidance_interval, step_cache } = model.accelerations;
-            guidance_interval != GuidanceInterval::WHOLE && step_cache.is_some()
+            let Accelerations { guidance_interval, step_cache, token_merging } = model.accelerations;
+            guidance_interval != GuidanceInterval::WHOLE
+                && step_cache.is_some()
+                && token_merging != TokenMerging::NONE
         }));
         assert!(models.values().any(|model| {
             let CompanionNames { canny, tile, face } = &model.companions;
@@ -476,6 +478,7 @@ mod tests {
                 "guidance_interval: a guidance interval from",
             ),
             ("[models]\nx = { model = \"a\", step_cache = \"0\" }", "step_cache: a step cache of interval 0"),
+            ("[models]\nx = { model = \"a\", token_merging = 0.8 }", "token_merging: a token merging of 0.8"),
             ("[auth]\napi_keys = [\n", "line"),
             ("dtype = \"f64\"", "`f64`"),
             ("threads = 0", "at least 1"),

@@ -9,7 +9,7 @@ use pentimento_imaging as imaging;
 use pentimento_request::{
     Accelerations, Canvas, Channels, ClipSkip, Conditioning, Control, ControlNetwork, GenerationRequest,
     Generator, GuidanceInterval, GuidanceScale, Hint, NoiseSource, Picture, Prompt, PromptSyntax, Quiet,
-    Region, Size, SolverOptions, Span, Steps, Strength, Task, Untouched,
+    Region, Size, SolverOptions, Span, Steps, Strength, Task, TokenMerging, Untouched,
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -33,6 +33,7 @@ pub(super) struct Case {
     picture: bool,
     guidance_interval: Option<String>,
     step_cache: Option<String>,
+    token_merging: Option<f64>,
     control: Option<String>,
     hint: Option<String>,
     #[serde(default)]
@@ -73,6 +74,7 @@ impl Case {
         Accelerations {
             guidance_interval: interval.unwrap_or(GuidanceInterval::WHOLE),
             step_cache: self.step_cache.as_ref().map(|text| text.parse().expect("a step cache")),
+            token_merging: TokenMerging::new(self.token_merging.unwrap_or(0.0)).expect("a share"),
         }
     }
 
@@ -157,7 +159,7 @@ fn pictures_of_all_families_are_those_of_the_reference() {
 #[test]
 fn accelerated_pictures_are_those_of_the_reference() {
     against("diffusers in loops by hand", "whole pictures, accelerated");
-    compare_pictures("accelerations", 5);
+    compare_pictures("accelerations", 25);
 }
 
 /// Compares the pictures of all cases in a folder of goldens; at least so many must be there.

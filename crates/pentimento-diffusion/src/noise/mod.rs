@@ -1,4 +1,5 @@
-//! Gaussian noise as `torch.randn` draws it: the same seed gives the same picture as the reference.
+//! Gaussian noise as `torch.randn` draws it: the same seed gives the same picture as the reference. And numbers by chance that take
+//! nothing from its stream.
 
 mod mersenne;
 mod philox;
@@ -8,6 +9,7 @@ use candle_core::{Device, Tensor};
 use mersenne::TorchCpu;
 use pentimento_request::NoiseSource;
 use philox::Philox;
+pub(crate) use philox::quarter;
 
 /// A stream of draws from one seed. Nothing else in the engine is random.
 #[derive(Clone)]

@@ -44,6 +44,11 @@ fn halves(number: u64) -> [u32; 2] {
     [number as u32, (number >> 32) as u32]
 }
 
+/// A number from 0 to 3 that a seed gives for each counter.
+pub(crate) fn quarter(seed: u64, [first, second, third]: [u32; 3]) -> usize {
+    (words([first, second, third, 0], halves(seed))[0] >> 30) as usize
+}
+
 /// The four words of a counter.
 fn words(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for round in 0..ROUNDS {

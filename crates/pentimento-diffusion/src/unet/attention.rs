@@ -4,6 +4,7 @@
 //! that the context gives depend on no step, so they are computed once per request: see [`Context`].
 //! Source: Vaswani et al. 2017; Rombach et al. 2022, appendix E.2.1 (GEGLU: Shazeer 2020).
 
+use super::{Told, merging::Merged};
 use crate::{
     error::{LoadError, Result},
     ops::{self, GroupNorm, Heads, LayerNorm, Linear},
@@ -60,6 +61,8 @@ pub(crate) struct TransformerStyle {
     pub(crate) context: usize,
     /// Groups of the norm.
     pub(crate) groups: usize,
+    /// Whether tokens may be merged here.
+    pub(crate) merges: bool,
     /// Whether the projections in and out are stored as linear layers (SD 2.x) or as 1×1 convolutions (SD 1.x).
     pub(crate) linear_projection: bool,
 }
@@ -102,10 +105,11 @@ impl SpatialTransformer {
     }
 
     /// `[B, C, H, W] -> [B, C, H, W]`
-    pub(crate) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, told: &Told) -> Result<Tensor> {
+        let (_, _, height, width) = x.dims4()?;
         let mut tokens = self.proj_in.forward(&ops::tokens(&self.norm.forward(x)?)?)?;
         for block in &self.blocks {
-            tokens = block.forward(&tokens, context)?;
+            tokens = block.forward(&tokens, (height, width), told)?;
         }
         ops::add_tokens(x, &self.proj_out.forward(&tokens)?)
     }
@@ -129,6 +133,7 @@ struct Block {
     ff_in: Linear,
     ff_out: Linear,
     cross_layer: usize,
+    merges: bool,
 }
 
 impl Block {
@@ -154,17 +159,35 @@ impl Block {
             ff_in: Linear::load(&scope.at("ff.net.0.proj"), width, 8 * width)?,
             ff_out: Linear::load(&scope.at("ff.net.2"), 4 * width, width)?,
             cross_layer,
+            merges: style.merges,
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+    /// `x` are the tokens of a picture of this height and width.
+    fn forward(&self, x: &Tensor, size: (usize, usize), told: &Told) -> Result<Tensor> {
         let y = self.norm1.forward(x)?;
-        let (key, value) = (self.attn1.key.forward(&y)?, self.attn1.value.forward(&y)?);
-        let own = (key, value);
-        let x = self.attn1.forward_add(&y, std::iter::once((&own, 1.0)), x)?;
-        let x = self.attn2.forward_add(&self.norm2.forward(&x)?, context.of_layer(self.cross_layer), &x)?;
+        let x = match self.merged(x, size, told)? {
+            None => self.attn1.forward_add(&y, std::iter::once((&self.attn1.pair(&y)?, 1.0)), x)?,
+            Some(merged) => {
+                let y = merged.means(&y)?;
+                let found = self.attn1.find(&y, std::iter::once((&self.attn1.pair(&y)?, 1.0)))?;
+                merged.spread_onto(&self.attn1.out.forward(&found)?, x)?
+            }
+        };
+        let seen = told.context.of_layer(self.cross_layer);
+        let x = self.attn2.forward_add(&self.norm2.forward(&x)?, seen, &x)?;
         let y = self.ff_in.forward_geglu(&self.norm3.forward(&x)?)?;
         self.ff_out.forward_add(&y, &x)
+    }
+
+    /// Which tokens are one while they look at each other.
+    fn merged(&self, x: &Tensor, size: (usize, usize), told: &Told) -> Result<Option<Merged>> {
+        match told.merging {
+            Some(merging) if self.merges => {
+                merging.of(x, size, self.cross_layer, self.attn1.query.precision())
+            }
+            Some(_) | None => Ok(None),
+        }
     }
 }
 
@@ -195,12 +218,26 @@ impl Attention {
         })
     }
 
+    /// The keys and values of the tokens `x`.
+    fn pair(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((self.key.forward(x)?, self.value.forward(x)?))
+    }
+
     /// What the tokens `x` find in each pair of keys and values, with its scale, added to `residual`.
     fn forward_add<'c>(
         &self,
         x: &Tensor,
         seen: impl Iterator<Item = (&'c (Tensor, Tensor), f64)>,
         residual: &Tensor,
+    ) -> Result<Tensor> {
+        self.out.forward_add(&self.find(x, seen)?, residual)
+    }
+
+    /// The same before the projection out.
+    fn find<'c>(
+        &self,
+        x: &Tensor,
+        seen: impl Iterator<Item = (&'c (Tensor, Tensor), f64)>,
     ) -> Result<Tensor> {
         let query = self.query.forward(x)?;
         let heads = Heads { count: self.heads, precision: self.query.precision() };
@@ -212,7 +249,6 @@ impl Attention {
                 Some(sum) => (sum + (found * scale)?)?,
             });
         }
-        let sum = sum.ok_or_else(|| candle_core::Error::Msg("attention without keys".to_owned()))?;
-        self.out.forward_add(&sum, residual)
+        sum.ok_or_else(|| candle_core::Error::Msg("attention without keys".to_owned()))
     }
 }

@@ -3,7 +3,8 @@
 //! Shapes: `[B, C, H, W]`. Every residual block of the way down leaves its result for the way up ("skip").
 
 use super::{
-    attention::{Context, SpatialTransformer, TransformerStyle},
+    Told,
+    attention::{SpatialTransformer, TransformerStyle},
     resnet::{Resnet, ResnetStyle, Upsample},
 };
 use crate::{
@@ -55,10 +56,10 @@ impl Layers {
         Ok(layers)
     }
 
-    fn forward_one(&self, index: usize, x: &Tensor, time: &Tensor, context: &Context) -> Result<Tensor> {
-        let x = self.resnets[index].forward(x, Some(time))?;
+    fn forward_one(&self, index: usize, x: &Tensor, told: &Told) -> Result<Tensor> {
+        let x = self.resnets[index].forward(x, Some(told.time))?;
         match self.transformers.get(index) {
-            Some(transformer) => transformer.forward(&x, context),
+            Some(transformer) => transformer.forward(&x, told),
             None => Ok(x),
         }
     }
@@ -104,8 +105,7 @@ impl DownLevel {
     pub(crate) fn forward(
         &self,
         mut x: Tensor,
-        time: &Tensor,
-        context: &Context,
+        told: &Told,
         skips: &mut Vec<Tensor>,
         most: usize,
     ) -> Result<Tensor> {
@@ -113,7 +113,7 @@ impl DownLevel {
             if skips.len() == most {
                 return Ok(x);
             }
-            x = self.layers.forward_one(index, &x, time, context)?;
+            x = self.layers.forward_one(index, &x, told)?;
             skips.push(x.clone());
         }
         if let Some(downsample) = &self.downsample
@@ -153,10 +153,10 @@ impl MiddleLevel {
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor, time: &Tensor, context: &Context) -> Result<Tensor> {
-        let x = self.first.forward(x, Some(time))?;
-        let x = self.transformer.forward(&x, context)?;
-        self.last.forward(&x, Some(time))
+    pub(crate) fn forward(&self, x: &Tensor, told: &Told) -> Result<Tensor> {
+        let x = self.first.forward(x, Some(told.time))?;
+        let x = self.transformer.forward(&x, told)?;
+        self.last.forward(&x, Some(told.time))
     }
 
     pub(crate) fn collect(&self, context: &Tensor, into: &mut Vec<(Tensor, Tensor)>) -> Result<()> {
@@ -215,8 +215,7 @@ impl UpLevel {
         &self,
         mut x: Tensor,
         first: usize,
-        time: &Tensor,
-        context: &Context,
+        told: &Told,
         skips: &mut Vec<Tensor>,
         tap: &mut Tap,
     ) -> Result<Tensor> {
@@ -225,7 +224,7 @@ impl UpLevel {
             let skip = skips.pop().expect("the way down leaves one skip per block of the way up");
             // [B, C, H, W] and [B, C', H, W] -> [B, C + C', H, W]
             let joined = Tensor::cat(&[&x, &skip], 1)?;
-            x = self.layers.forward_one(index, &joined, time, context)?;
+            x = self.layers.forward_one(index, &joined, told)?;
         }
         match &self.upsample {
             // A level whose sides were odd was rounded up on the way down: meet the next skip's size exactly.

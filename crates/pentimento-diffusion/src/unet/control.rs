@@ -6,7 +6,7 @@
 //! Source: Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models"; layout of weights as in diffusers.
 
 use super::{
-    ALL_SKIPS, Levels,
+    ALL_SKIPS, Levels, Told,
     attention::Context,
     blocks::{DownLevel, MiddleLevel},
     load_down, load_middle,
@@ -123,13 +123,14 @@ impl ControlNet {
         hint: &Tensor,
         most: usize,
     ) -> Result<Residuals> {
-        let time = self.time.forward(timestep, added)?;
+        let time = &self.time.forward(timestep, added)?;
+        let told = Told { time, context, merging: None };
         let x = self.conv_in.forward(x)?.broadcast_add(hint)?;
-        let (x, skips) = way_down(&self.down, x, &time, context, most)?;
+        let (x, skips) = way_down(&self.down, x, &told, most)?;
         let down = skips.iter().zip(&self.down_out).map(|(skip, out)| out.forward(skip));
         let down = down.collect::<Result<_>>()?;
         let middle = match most {
-            ALL_SKIPS => Some(self.middle_out.forward(&self.middle.forward(&x, &time, context)?)?),
+            ALL_SKIPS => Some(self.middle_out.forward(&self.middle.forward(&x, &told)?)?),
             _ => None,
         };
         Ok(Residuals { down, middle })

@@ -7,11 +7,13 @@
 mod attention;
 mod blocks;
 mod control;
+mod merging;
 pub(crate) mod resnet;
 pub(crate) mod time;
 
 pub(crate) use attention::{Context, Stream};
 pub(crate) use control::{ControlNet, Residuals};
+pub(crate) use merging::Merging;
 pub(crate) use time::{Added, AddedInputs};
 
 use crate::{
@@ -35,13 +37,24 @@ pub(crate) struct Conditions<'a> {
     pub(crate) added: Option<&'a Added>,
     /// Of control networks, added to the skips and the middle.
     pub(crate) residuals: Option<&'a Residuals>,
+    /// Of tokens that are alike.
+    pub(crate) merging: Option<Merging>,
+}
+
+/// What every level of a call is told.
+#[derive(Clone, Copy)]
+pub(crate) struct Told<'a> {
+    /// The embedding of the timestep and of what holds for the whole picture.
+    time: &'a Tensor,
+    context: &'a Context,
+    merging: Option<Merging>,
 }
 
 #[cfg(test)]
 impl<'a> Conditions<'a> {
     /// The texts alone.
     pub(crate) fn of(context: &'a Context) -> Self {
-        Self { context, added: None, residuals: None }
+        Self { context, added: None, residuals: None, merging: None }
     }
 }
 
@@ -85,7 +98,10 @@ impl Levels {
         check_divisible(&channels, &heads, groups, label)?;
         let pixels = (0..count).map(|level| (0..level).fold(PACKED_FOR, |pixels, _| pixels / 4));
         let pixels = pixels.collect();
+        // Tokens are merged where they are most: at the finest level that attends to itself.
+        let finest = config.down_block_types.iter().position(|kind| kind.starts_with("CrossAttn"));
         let styles = (0..count).map(|level| TransformerStyle {
+            merges: finest == Some(level),
             heads: heads[level],
             depth: depths[level],
             context: contexts[level],
@@ -203,17 +219,18 @@ impl Unet {
         conditions: &Conditions,
         tap: &mut Tap,
     ) -> Result<Tensor> {
-        let Conditions { context, added, residuals } = *conditions;
-        let time = self.time.forward(timestep, added)?;
-        let (x, mut skips) = way_down(&self.down, self.conv_in.forward(x)?, &time, context, ALL_SKIPS)?;
-        let mut x = self.middle.forward(&x, &time, context)?;
+        let Conditions { context, added, residuals, merging } = *conditions;
+        let time = &self.time.forward(timestep, added)?;
+        let told = Told { time, context, merging };
+        let (x, mut skips) = way_down(&self.down, self.conv_in.forward(x)?, &told, ALL_SKIPS)?;
+        let mut x = self.middle.forward(&x, &told)?;
         if let Some(residuals) = residuals {
             residuals.add_to(&mut skips)?;
             if let Some(middle) = &residuals.middle {
                 x = (x + middle)?;
             }
         }
-        self.way_up(x, &time, context, skips, tap)
+        self.way_up(x, &told, skips, tap)
     }
 
     /// What it predicts by the layers of the finest `skips` skips alone, where `below` is what those below gave at another time.
@@ -225,30 +242,24 @@ impl Unet {
         skips: usize,
         below: &Tensor,
     ) -> Result<Tensor> {
-        let Conditions { context, added, residuals } = *conditions;
-        let time = self.time.forward(timestep, added)?;
-        let (_, mut skips) = way_down(&self.down, self.conv_in.forward(x)?, &time, context, skips)?;
+        let Conditions { context, added, residuals, merging } = *conditions;
+        let time = &self.time.forward(timestep, added)?;
+        let told = Told { time, context, merging };
+        let (_, mut skips) = way_down(&self.down, self.conv_in.forward(x)?, &told, skips)?;
         if let Some(residuals) = residuals {
             residuals.add_to(&mut skips)?;
         }
-        self.way_up(below.clone(), &time, context, skips, &mut Tap { at: 0, seen: None })
+        self.way_up(below.clone(), &told, skips, &mut Tap { at: 0, seen: None })
     }
 
     /// The layers that take these skips, and the last ones.
-    fn way_up(
-        &self,
-        mut x: Tensor,
-        time: &Tensor,
-        context: &Context,
-        mut skips: Vec<Tensor>,
-        tap: &mut Tap,
-    ) -> Result<Tensor> {
+    fn way_up(&self, mut x: Tensor, told: &Told, mut skips: Vec<Tensor>, tap: &mut Tap) -> Result<Tensor> {
         let mut passed = self.skips() - skips.len();
         for level in &self.up {
             let first = passed.min(level.layers());
             passed -= first;
             if first < level.layers() {
-                x = level.forward(x, first, time, context, &mut skips, tap)?;
+                x = level.forward(x, first, told, &mut skips, tap)?;
             }
         }
         self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
@@ -259,16 +270,10 @@ impl Unet {
 pub(crate) const ALL_SKIPS: usize = usize::MAX;
 
 /// The way down until it has left `most` skips, of which `x` is the first: where it came to, and the skips.
-fn way_down(
-    levels: &[DownLevel],
-    mut x: Tensor,
-    time: &Tensor,
-    context: &Context,
-    most: usize,
-) -> Result<(Tensor, Vec<Tensor>)> {
+fn way_down(levels: &[DownLevel], mut x: Tensor, told: &Told, most: usize) -> Result<(Tensor, Vec<Tensor>)> {
     let mut skips = vec![x.clone()];
     for level in levels {
-        x = level.forward(x, time, context, &mut skips, most)?;
+        x = level.forward(x, told, &mut skips, most)?;
     }
     Ok((x, skips))
 }

@@ -27,6 +27,10 @@ fn cache(text: &str) -> Accelerations {
     Accelerations { step_cache: Some(text.parse().expect("a step cache")), ..Accelerations::NONE }
 }
 
+fn merging(text: &str) -> Accelerations {
+    Accelerations { token_merging: text.parse().expect("a share"), ..Accelerations::NONE }
+}
+
 fn with(accelerations: Accelerations) -> GenerationRequest {
     GenerationRequest { accelerations, ..base() }
 }
@@ -58,6 +62,17 @@ fn a_cache_that_nothing_is_taken_from_changes_nothing() {
 }
 
 #[test]
+fn tokens_are_merged_where_a_share_is_asked_for_by_the_seed_alone() {
+    let plain = hash(&base());
+    assert_eq!(hash(&with(merging("0"))), plain);
+    // Of 64 tokens less than one.
+    assert_eq!(hash(&with(merging("0.015"))), plain);
+    let merged = hash(&with(merging("0.5")));
+    assert_ne!(merged, plain);
+    assert_eq!(hash(&with(merging("0.5"))), merged);
+}
+
+#[test]
 fn branches_that_the_model_does_not_have_are_refused() {
     draw(&with(cache("2:3")));
     let error = TINY.generate(&with(cache("2:4")), &mut Quiet).expect_err("a refusal");
@@ -80,7 +95,11 @@ fn the_receipt_tells_what_was_done_faster() {
 
 #[test]
 fn threads_change_no_byte_of_what_is_drawn_faster() {
-    let request = with(Accelerations { step_cache: StepCache::new(2, 1).ok(), ..interval("0:0.8") });
+    let request = with(Accelerations {
+        step_cache: StepCache::new(2, 1).ok(),
+        token_merging: merging("0.4").token_merging,
+        ..interval("0:0.8")
+    });
     let with_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {

@@ -110,6 +110,7 @@ fn json_says_everything() {
         "guidance_rescale": 0.7,
         "accelerations": { "guidance_interval": { "start": 0.2, "end": 0.8, "guided_steps": 7 },
             "step_cache": { "interval": 3, "branch": 1, "whole_steps": 4 },
+            "token_merging": 0.4,
         },
         "strength": 0.6,
         "hires": {

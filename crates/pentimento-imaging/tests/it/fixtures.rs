@@ -5,7 +5,7 @@ use pentimento_request::{
     Accelerations, AccelerationsReport, Channels, ClipGuidance, ClipGuidanceReport, ClipSkip, ControlReport,
     GuidanceInterval, LookReport, LoraReport, Mask, NoiseSource, Picture, PromptReport, PromptSyntax,
     Receipt, Sampler, Schedule, SecondPassReport, Size, SolverOptions, Stage, StageTiming, StepCache,
-    Verdict,
+    TokenMerging, Verdict,
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -80,6 +80,7 @@ pub(crate) fn receipt() -> Receipt {
         accelerations: Some(AccelerationsReport {
             asked: Accelerations {
                 step_cache: StepCache::new(3, 1).ok(),
+                token_merging: TokenMerging::new(0.4).expect("a share"),
                 guidance_interval: GuidanceInterval::new(0.2, 0.8).expect("an interval"),
             },
             guided_steps: 7,

@@ -29,7 +29,7 @@ impl Steering {
 
     /// Steps behind the first one that show on average what all of them take.
     fn steps(&self) -> usize {
-        let Accelerations { guidance_interval, step_cache } = self.accelerations;
+        let Accelerations { guidance_interval, step_cache, token_merging: _ } = self.accelerations;
         match step_cache {
             Some(cache) => cache.interval(),
             None if guidance_interval != GuidanceInterval::WHOLE => 10,

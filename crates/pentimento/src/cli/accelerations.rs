@@ -2,7 +2,7 @@
 
 use super::ACCELERATIONS;
 use clap::Args;
-use pentimento_request::{Accelerations, GuidanceInterval, StepCache};
+use pentimento_request::{Accelerations, GuidanceInterval, StepCache, TokenMerging};
 
 /// What makes drawing faster; nothing of it is on unless asked for.
 #[derive(Args, Clone, Debug)]
@@ -16,15 +16,21 @@ pub(crate) struct AccelerationArgs {
     /// to skip connection BRANCH [default: 0, the finest]
     #[arg(long, value_name = "N[:BRANCH]", allow_negative_numbers = true, help_heading = ACCELERATIONS)]
     pub(crate) step_cache: Option<StepCache>,
+
+    /// Share of the tokens, from 0 to 0.75, that are merged with those they are most like where a picture looks at itself at the finest
+    /// level [default: 0]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, help_heading = ACCELERATIONS)]
+    pub(crate) token_merging: Option<TokenMerging>,
 }
 
 impl AccelerationArgs {
     /// What was typed.
     pub(crate) fn resolve(&self) -> Accelerations {
-        let Self { guidance_interval, step_cache } = self;
+        let Self { guidance_interval, step_cache, token_merging } = self;
         Accelerations {
             guidance_interval: guidance_interval.unwrap_or(GuidanceInterval::WHOLE),
             step_cache: *step_cache,
+            token_merging: token_merging.unwrap_or(TokenMerging::NONE),
         }
     }
 }

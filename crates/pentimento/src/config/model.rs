@@ -1,7 +1,7 @@
 //! `[models]`: which model answers a name, and what goes with it.
 
 use super::{ConfiguredDtype, ConfiguredFilter};
-use pentimento_request::{Accelerations, GuidanceInterval};
+use pentimento_request::{Accelerations, GuidanceInterval, TokenMerging};
 use serde::{Deserialize, Deserializer, de};
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -86,6 +86,8 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             guidance_rescale: f32,
             guidance_interval: Option<String>,
             step_cache: Option<String>,
+            #[serde(default)]
+            token_merging: f64,
             filter: Option<ConfiguredFilter>,
             canny: Option<String>,
             tile: Option<String>,
@@ -100,6 +102,7 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             guidance_rescale,
             guidance_interval,
             step_cache,
+            token_merging,
             filter,
             canny,
             tile,
@@ -113,7 +116,10 @@ impl<'de> de::Visitor<'de> for ModelVisitor {
             None => GuidanceInterval::WHOLE,
         };
         let step_cache = step_cache.map(|text| typed("step_cache", &text)).transpose()?;
-        let accelerations = Accelerations { guidance_interval, step_cache };
+        let token_merging = TokenMerging::new(token_merging);
+        let token_merging =
+            token_merging.map_err(|error| de::Error::custom(format!("token_merging: {error}")))?;
+        let accelerations = Accelerations { guidance_interval, step_cache, token_merging };
         let companions = CompanionNames { canny, tile, face };
         Ok(ModelConfig { model, vae, dtype, pixels, guidance_rescale, accelerations, filter, companions })
     }

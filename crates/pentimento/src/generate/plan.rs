@@ -392,9 +392,13 @@ mod tests {
         let faster = |options: &str| plan(&format!("-p x -o a.png {options}")).map(|plan| plan.accelerations);
         assert_eq!(faster(""), Ok(Accelerations::NONE));
         let interval = "0.2:0.8".parse().expect("an interval");
-        let typed = "--guidance-interval 0.2:0.8 --step-cache 3:1";
+        let typed = "--guidance-interval 0.2:0.8 --step-cache 3:1 --token-merging 0.5";
+        let token_merging = "0.5".parse().expect("a share");
         let step_cache = "3:1".parse().ok();
-        assert_eq!(faster(typed), Ok(Accelerations { guidance_interval: interval, step_cache }));
+        assert_eq!(
+            faster(typed),
+            Ok(Accelerations { guidance_interval: interval, step_cache, token_merging })
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn help_is_an_answer_and_names_every_option() {
                 "--guidance-rescale",
                 "--guidance-interval",
                 "--step-cache",
+                "--token-merging",
                 "--seed",
                 "--size",
                 "--model",

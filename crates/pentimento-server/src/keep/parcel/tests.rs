@@ -3,7 +3,7 @@
 use super::*;
 use pentimento_request::{
     Accelerations, CannyThresholds, ClipGuidance, Conditioning, Control, ControlNetwork, Faces,
-    GuidanceInterval, Hint, Identity, ImagePrompt, Lora, StepCache, Texture,
+    GuidanceInterval, Hint, Identity, ImagePrompt, Lora, StepCache, Texture, TokenMerging,
 };
 
 fn picture(side: u32, channels: Channels) -> Arc<Picture> {
@@ -47,6 +47,7 @@ fn full() -> GenerationRequest {
         guidance_rescale: 0.7,
         accelerations: Accelerations {
             step_cache: StepCache::new(4, 2).ok(),
+            token_merging: TokenMerging::new(0.1 + 0.2).expect("a share"),
 
             guidance_interval: GuidanceInterval::new(0.1, 0.9).expect("an interval"),
         },
