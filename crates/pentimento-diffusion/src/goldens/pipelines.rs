@@ -158,7 +158,7 @@ fn pictures_of_all_families_are_those_of_the_reference() {
 
 #[test]
 fn accelerated_pictures_are_those_of_the_reference() {
-    against("diffusers in loops by hand", "whole pictures, accelerated");
+    against("diffusers, DeepCache, tomesd, k-diffusion", "whole pictures, accelerated");
     compare_pictures("accelerations", 25);
 }
 
