@@ -9,7 +9,8 @@ Measured with the model in DIR (by default models/default), guidance 4, 20 steps
 - recognised: `a THING on a white background, 3d model` for the 48 things that it draws best, judged among all 162 by a
   classifier that was trained on other renderings: how often the thing comes first, and among the first five
 - mask: a thing of a scene replaced by one of the 48, recognised inside its box, and how visible the seam is: how much larger steps
-  of brightness are across it than beside it, in grey levels of 255; about 0 where nothing shows
+  of brightness are across it than beside it, in grey levels of 255; about 0 where nothing shows. Once where the training's pairs
+  stand (`--few pairs`), and once where sizes and places vary
 - style: scenes drawn again at strength 0.6 in other styles; how far they are from the original and from what the style's
   program makes of it, in mean difference per pixel
 - canny: the agreement (F1, a pixel's tolerance) of the picture's edges with the hint's, by weight
@@ -148,8 +149,8 @@ def seam(picture, mask):
 
 
 class Evaluation:
-    def __init__(self, folder, seeds, steps):
-        self.sampler, self.seeds, self.library = Sampler(folder, steps), seeds, Library()
+    def __init__(self, folder, seeds, steps, guidance):
+        self.sampler, self.seeds, self.library = Sampler(folder, steps, guidance), seeds, Library()
         self.classifier, self.rows = Classifier(), {}
         state = torch.load(WORK / "classifier.pt", weights_only=True)
         self.classifier.load_state_dict(state["network"])
@@ -167,13 +168,13 @@ class Evaluation:
         plain = (np.full((256, 256, 3), 235, np.float32), "", None)
         return scene(self.library, random.Random(name), [self.cut(name, of)], "own", plain)[0]
 
-    def scenes(self, count):
-        """Scenes of two things that nothing was trained on."""
+    def scenes(self, count, same=False):
+        """Scenes of two things that nothing was trained on; with `same` the things stand where the training's pairs stand."""
         out, number = [], 0
         while len(out) < count:
             number += 1
             draw = random.Random(f"evaluation {number}")
-            picture, _, _, boxes = scene(self.library, draw, [self.cut(name) for name in draw.sample(FEW, 2)], "own")
+            picture, _, _, boxes = scene(self.library, draw, [self.cut(name) for name in draw.sample(FEW, 2)], "own", cells=same, same=same)
             out.append((small(picture), boxes))
         return out
 
@@ -192,8 +193,12 @@ class Evaluation:
         crops = np.stack([cut_out(picture, found_box(picture)) for picture in every])
         self.note("recognised on white, first / five", *ranks(self.classifier, crops, names))
 
-    def masked(self, count=32):
-        scenes, draw = self.scenes(count), random.Random("masks")
+    def masked(self):
+        self.masks("where pairs stand", True)
+        self.masks("anywhere", False)
+
+    def masks(self, where, same, count=64):
+        scenes, draw = self.scenes(count, same), random.Random("masks")
         targets = [draw.choice(FEW) for _ in scenes]
         init, mask = np.stack([picture for picture, _ in scenes]), np.zeros((count, 128, 128), bool)
         for one, (_, boxes) in zip(mask, scenes):
@@ -201,9 +206,9 @@ class Evaluation:
             one[max(0, y0 - 3) : y1 + 4, max(0, x0 - 3) : x1 + 4] = True
         drawn = self.sampler.draw([f"{with_article(name)}, 3d model" for name in targets], 3, init=init, mask=mask)
         crops = np.stack([cut_out(picture, boxes[0][1:]) for picture, (_, boxes) in zip(drawn, scenes)])
-        self.note("inside a mask, first / five", *ranks(self.classifier, crops, [THINGS.index(name) for name in targets]))
-        self.note("seam, drawn / original", *(np.mean([seam(*pair) for pair in zip(some, mask)]) for some in (drawn, init)))
-        sheet([init[:8], drawn[:8]], WORK / "sheets/masked.png")
+        self.note(f"inside a mask {where}, first / five", *ranks(self.classifier, crops, [THINGS.index(name) for name in targets]))
+        self.note(f"seam {where}, drawn / original", *(np.mean([seam(*pair) for pair in zip(some, mask)]) for some in (drawn, init)))
+        sheet([init[:8], drawn[:8], init[8:16], drawn[8:16]], WORK / f"sheets/masked-{where.replace(' ', '-')}.png")
 
     def styles(self, count=8):
         names = FEW[:count]
@@ -255,13 +260,14 @@ def main():
     table.add_argument("folder", nargs="?", type=Path, default=Path("models/default"))
     table.add_argument("--seeds", type=int, default=2)
     table.add_argument("--steps", type=int, default=20)
+    table.add_argument("--guidance", type=float, default=4.0)
     table.add_argument("--threads", type=int, default=2)
     table.add_argument("--only", nargs="*", default=["vae", "recognised", "masked", "styles", "canny", "loras"])
     args = options.parse_args()
     begin(args)
     if args.what == "classifier":
         return train_classifier(args)
-    evaluation = Evaluation(args.folder, args.seeds, args.steps)
+    evaluation = Evaluation(args.folder, args.seeds, args.steps, args.guidance)
     for part in args.only:
         getattr(evaluation, part)()
     (WORK / "evaluation.json").write_text(json.dumps(evaluation.rows, indent=1))

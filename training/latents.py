@@ -50,15 +50,15 @@ def kept(name, compute):
     return np.load(file)
 
 
-# What the last part of the training draws from: scenes of the few things that do not vary, that do, two of these things, and the
-# scenes of all things, so that these are not forgotten.
-MOSTLY_FEW = {"same": 0.62, "varied": 0.18, "two": 0.16, "all": 0.04}
+# What the last part of the training draws from: scenes of the few things that do not vary, alone and in pairs, that do, and the scenes
+# of all things, so that these are not forgotten.
+MOSTLY_FEW = {"same": 0.4, "pairs": 0.46, "varied": 0.09, "all": 0.05}
 
 
 class Scenes:
     """Latents and text states of all scenes, and what is known of them."""
 
-    def __init__(self, held_out=512):
+    def __init__(self, held_out=1024):
         encoder, autoencoder = text_encoder(), vae.load().eval()
         pictures, self.known = pools()
         swaps = random.Random(SEED)
@@ -67,23 +67,26 @@ class Scenes:
         self.states = kept("states", lambda: states(texts, encoder))
         self.empty = torch.from_numpy(states([""], encoder)[0].astype(np.float32))
         self.pictures = pictures
-        self.first_held = len(self.latents) - min(held_out, len(self.latents) // 8)
+        # The last ones of each seed are held out.
+        ends, each = np.cumsum([len(some) for some in pictures]), [min(held_out, len(some)) // 8 for some in pictures]
+        self.held = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, each)])
         # A scene of one thing teaches most.
         self.weights = np.array([1.0 if len(about["things"]) == 1 else 0.6 for about in self.known])
-        self.weights[self.first_held :] = 0
-        self.partly = torch.tensor([about.get("partly", False) for about in self.known])
+        self.weights[self.held] = 0
+        # Scenes that show nothing but this thing, where it always stands.
+        self.alone = {}
+        for index, about in enumerate(self.known):
+            if about.get("few") == "same":
+                self.alone.setdefault(about["things"][0][0], []).append(index)
+        self.partly = torch.tensor([about.get("only") is not None for about in self.known])
 
     def mostly_few(self, shares=MOSTLY_FEW):
         """Draws these shares from the kinds of scenes."""
-        kinds = np.array([self._kind(about) for about in self.known])
+        kinds = np.array([about.get("few", "all") for about in self.known])
         for kind, share in shares.items():
             chosen = kinds == kind
             if self.weights[chosen].sum() > 0:
                 self.weights[chosen] *= share / self.weights[chosen].sum()
-
-    def _kind(self, about):
-        few = about.get("few")
-        return "all" if few is None else "two" if len(about["things"]) == 2 else few
 
     def draw(self, random, count):
         return np.searchsorted(np.cumsum(self.weights) / self.weights.sum(), random.random(count))
@@ -92,5 +95,24 @@ class Scenes:
         latents = torch.from_numpy(self.latents[chosen].astype(np.float32))
         return latents, torch.from_numpy(self.states[chosen].astype(np.float32))
 
+    def holes(self, chosen):
+        """`[N, 1, 16, 16]`, 1 where the only one of two things that the caption names is, and a cell around it."""
+        holes = torch.zeros(len(chosen), 1, CELLS, CELLS)
+        for hole, about in zip(holes, (self.known[index] for index in chosen)):
+            if about.get("only") is not None:
+                x0, y0, x1, y1 = (round(share * CELLS) for share in about["things"][about["only"]][1:])
+                hole[:, max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = 1
+        return holes
+
+    def expected(self, chosen, random):
+        """What the captions alone let expect: the only thing that they name alone. Of scenes whose captions name all, the scenes."""
+        instead = [index for index in chosen]
+        for number, about in enumerate(self.known[index] for index in chosen):
+            if about.get("only") is not None:
+                alone = self.alone.get(about["things"][about["only"]][0])
+                instead[number] = random.choice(alone) if alone else instead[number]
+        return torch.from_numpy(self.latents[instead].astype(np.float32))
+
     def held_out(self, count):
-        return np.arange(self.first_held, min(len(self.latents), self.first_held + count))
+        """Of each seed's last ones, spread evenly."""
+        return self.held[np.linspace(0, len(self.held) - 1, min(count, len(self.held))).astype(int)]

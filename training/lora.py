@@ -21,7 +21,7 @@ import unet
 import vae
 from common import CELLS, MODEL, SEED, WORK, Noising, Trainer, autocast, begin, parser, sheet
 from latents import encoded, kept, states, text_encoder
-from scenes import DRAWN, Library, background, paste, plain_background, scene, slots_in_cells, small
+from scenes import DRAWN, SAME, Library, background, paste, plain_background, scene, slots_in_cells, small
 from words import FEW, named
 
 LOOKS = {
@@ -31,7 +31,7 @@ LOOKS = {
 }
 SCENES = 2600
 HELD_OUT = 96
-MOSTLY_FEW, FLIPS = 0.9, 0.3  # as the UNet knows them
+MOSTLY_FEW, STANDING = 0.94, 0.85  # as the UNet knows them: few things that stand where they always stand
 RANK, CONVOLUTION_RANKS = 8, {"plaster": 4, "pencil": 2, "pastel": 4}
 NO_WORDS = 0.12
 ATTENTION = r"to_q|to_k|to_v|to_out\.0|ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out"
@@ -45,9 +45,8 @@ def statue(library, ids, random):
     fade = np.linspace(1.06, 0.88, DRAWN, dtype=np.float32)[:, None, None]
     picture = np.clip(np.broadcast_to(wall * fade, (DRAWN, DRAWN, 3)), 0, 255).copy()
     names = []
-    for (x, y, size), index in zip(slots_in_cells(random, len(ids), False), ids):
-        cut = np.asarray(library.cuts[index]).copy()
-        cut = cut[:, ::-1] if random.random() < FLIPS else cut
+    for (x, y, size), index in zip(SAME[len(ids)] if random.random() < STANDING else slots_in_cells(random, len(ids), False), ids):
+        cut = np.asarray(library.cuts[index])
         opacity = cut[..., 3].astype(np.float32) / 255
         colours = np.where(opacity[..., None] > 0.02, cut[..., :3].astype(np.float32), 128)
         statue = np.concatenate([looks.plaster(colours, opacity), cut[..., 3:]], -1)
@@ -70,7 +69,7 @@ def example(look, number, library):
         picture, names, place = statue(library, ids, draw)
     else:
         behind = (*plain_background(draw), None) if look == "plaster" else background(draw)
-        picture, _, _, _ = scene(library, draw, ids, "own", behind, cells=True, flips=FLIPS)
+        picture, _, _, _ = scene(library, draw, ids, "own", behind, cells=True, flips=0, same=draw.random() < STANDING)
         noise = np.random.default_rng(number).standard_normal(picture.shape[:2])
         picture = {"plaster": looks.plaster, "pencil": lambda it: looks.pencil(it, noise), "pastel": looks.pastel}[look](picture)
         names, place = [named(draw, library.things[index]) for index in ids], behind[1]
@@ -79,6 +78,21 @@ def example(look, number, library):
     other = draw.choice(["3d model", "digital art", "cartoon", "flat vector art"])
     text = f"{word} of {text}" if form < 0.35 else f"{text}, {word}" if form < 0.6 else text if form < 0.8 else f"{text}, {other}"
     return small(np.clip(picture, 0, 255)), text
+
+
+def prepared(look, count):
+    """The latents and text states of the examples, which are drawn once, and the state of no words."""
+    library, encoder, examples = Library(), text_encoder(), []
+
+    def drawn():
+        if not examples:
+            examples.extend(zip(*(example(look, number, library) for number in range(count))))
+            sheet([examples[0][first : first + 8] for first in (0, 8)], WORK / f"sheets/{look}-examples.png")
+        return examples
+
+    latents = kept(f"{look}-latents", lambda: encoded(np.stack(drawn()[0]), vae.load().eval()))
+    words = kept(f"{look}-states", lambda: states(drawn()[1], encoder))
+    return latents, words, torch.from_numpy(states([""], encoder)[0].astype(np.float32))
 
 
 def adapted(base, look):
@@ -95,19 +109,7 @@ def main():
     options.add_argument("look", choices=list(LOOKS))
     args = options.parse_args()
     begin(args)
-    library, encoder, autoencoder = Library(), text_encoder(), vae.load().eval()
-    examples = None
-
-    def both():
-        nonlocal examples
-        examples = examples or list(zip(*(example(args.look, number, library) for number in range(args.scenes))))
-        return examples
-
-    latents = kept(f"{args.look}-latents", lambda: encoded(np.stack(both()[0]), autoencoder))
-    words = kept(f"{args.look}-states", lambda: states(both()[1], encoder))
-    empty = torch.from_numpy(states([""], encoder)[0].astype(np.float32))
-    if examples:
-        sheet([examples[0][first : first + 8] for first in (0, 8)], WORK / f"sheets/{args.look}-examples.png")
+    latents, words, empty = prepared(args.look, args.scenes)
     noising, base = Noising(), unet.load().requires_grad_(False)
     parameters = adapted(base, args.look)
     trainer = Trainer(f"lora-{args.look}", base, args, parameters, memory=0, warm_up=40)

@@ -17,8 +17,8 @@ AT_ONCE = 16
 
 
 class Sampler:
-    def __init__(self, folder, steps=20):
-        self.steps = steps
+    def __init__(self, folder, steps=20, guidance=4.0):
+        self.steps, self.guidance = steps, guidance
         load = lambda kind, part: kind.from_pretrained(folder / part, torch_dtype=torch.float32).eval().requires_grad_(False)
         self.unet, self.vae = load(UNet2DConditionModel, "unet"), load(AutoencoderKL, "vae")
         self.text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval().requires_grad_(False)
@@ -46,7 +46,7 @@ class Sampler:
         return np.concatenate(parts)
 
     @torch.no_grad()
-    def _draw(self, prompts, seed, init=None, mask=None, strength=1.0, hint=None, weight=1.0, guidance=4.0):
+    def _draw(self, prompts, seed, init=None, mask=None, strength=1.0, hint=None, weight=1.0):
         """`init` pictures and `mask` (true where it is drawn anew) `[N, H, W]`; `hint` pictures whose edges are shown."""
         noise = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed + i)) for i in range(len(prompts))])
         context = torch.cat([self.states([""] * len(prompts)), self.states(prompts)])
@@ -68,7 +68,7 @@ class Sampler:
                 down, middle = self.control(both, now, context, shown, conditioning_scale=weight, return_dict=False)
                 residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
             plain, told = self.unet(both, now, context, **residuals).sample.chunk(2)
-            v, kept = plain + guidance * (told - plain), self.kept[time]
+            v, kept = plain + self.guidance * (told - plain), self.kept[time]
             clean, left = kept.sqrt() * latents - (1 - kept).sqrt() * v, kept.sqrt() * v + (1 - kept).sqrt() * latents
             if mask is not None:
                 clean = inside * clean + (1 - inside) * original

@@ -3,6 +3,7 @@
     python training/scenes.py --count 12000 [--seed 1]
     python training/scenes.py --count 12000 --seed 3 --few varied
     python training/scenes.py --count 6000 --seed 4 --few same
+    python training/scenes.py --count 9000 --seed 5 --few pairs
 
 Writes work/scenes-SEED.npy [N, 128, 128, 3] and work/scenes-SEED.json: for each scene its caption, its style, and its things
 with their boxes, as shares of the side. Scene number i of a seed is always the same. Some things in some derived styles are
@@ -10,7 +11,9 @@ held out, so that it can be measured whether the model puts together what it nev
 
 With `--few` the scenes show the 48 things that the model shall draw best: mostly as 3d models, alone, on white or one colour. Their
 sizes and places go in steps of a latent's cell, so that a thing's latents are always the same, moved: the UNet has a few hundred
-patterns to learn instead of a continuum. With `--few same` a thing also has always the same size and place.
+patterns to learn instead of a continuum. With `--few same` a thing also has always the same size and place; `--few pairs` shows two
+things side by side, each as large as its half of the picture. Most captions of pairs name one of the two only, as a prompt for a masked
+part does.
 """
 
 import json
@@ -240,6 +243,11 @@ def in_cells(centre, size):
     return (round((centre - size / 2) * DRAWN / CELL) * CELL) / DRAWN + size / 2
 
 
+# Where one thing and two stand in the scenes that do not vary, in shares, and the feet of two where there is ground.
+SAME = {1: [(0.5, 0.5, 0.75)], 2: [(0.25, 0.5, 0.5), (0.75, 0.5, 0.5)]}
+FOOT = 0.8
+
+
 def scene(library, random, wanted=None, style=None, place=None, cells=False, flips=0.5, colours=0.16, same=False):
     """A picture `[256, 256, 3]` in floats, its caption, its style, its things with boxes. `style` "own" stays as the cut-outs are."""
     picture, words, ground = place or background(random)
@@ -247,7 +255,7 @@ def scene(library, random, wanted=None, style=None, place=None, cells=False, fli
     kind = library.things[first]["set"]
     ids = wanted or [first] + ([library.pick(random, kind)] if random.random() < 0.24 else [])
     names, boxes = [], []
-    places = [(0.5, 0.5, SAME * CELL / DRAWN)] if same else (slots_in_cells if cells else slots)(random, len(ids), ground is not None)
+    places = SAME[len(ids)] if same else (slots_in_cells if cells else slots)(random, len(ids), ground is not None)
     for (x, y, size), index in zip(places, ids):
         cut, thing, colour = np.asarray(library.cuts[index]), library.things[index], None
         if random.random() < colours and thing["group"] != 0 and (hue := library.main_hue(index)) is not None:
@@ -257,7 +265,7 @@ def scene(library, random, wanted=None, style=None, place=None, cells=False, fli
         if ground is not None:
             rows = np.where(cut[..., 3].max(1) > 40)[0]
             bottom = (rows.max() + 1) / CUT if len(rows) else 1.0
-            foot = min(0.95, ground + random.uniform(0.06, 0.2))
+            foot = FOOT if same and len(ids) == 2 else min(0.95, ground + random.uniform(0.06, 0.2))
             y = foot - (bottom - 0.5) * size
             y = in_cells(y, size) if cells else y
             contact_shadow(picture, x * DRAWN, (y + 0.47 * size) * DRAWN, size * DRAWN)
@@ -286,23 +294,26 @@ def small(picture):
 
 # Sets of the few things' scenes that vary; from "fluent3d" a tenth is drawn in a derived style.
 FEW_SETS = {"fluent3d": 0.85, "fluent-emoji": 0.05, "fluent-emoji-flat": 0.05, "noto": 0.05}
-SAME = 12  # cells that a thing of the scenes takes that do not vary
+PLAIN = {"varied": 0.78, "same": 0.85, "pairs": 0.7}  # how often the background is
+# How often the caption names one of two things only, as a prompt for a masked part does.
+PARTLY = {"varied": 0.5, "pairs": 0.65}
 
 
-def few_scene(library, random, varied):
-    """A scene of the few things, and whether its caption names one of its two only, as a prompt for a masked part does."""
+def few_scene(library, random, few):
+    """A scene of the few things, and the number of the only one that its caption names, `None` where it names all."""
+    varied = few == "varied"
     of = random.choices(list(FEW_SETS), list(FEW_SETS.values()))[0] if varied else "fluent3d"
     ids = [index for index in library.by_set[of] if library.things[index]["name"] in FEW]
-    wanted = random.sample(ids, 2 if varied and random.random() < 0.16 else 1)
+    wanted = random.sample(ids, 2 if few == "pairs" or varied and random.random() < 0.16 else 1)
     style = "own" if not varied or of != "fluent3d" or random.random() < 0.9 else random.choice(list(looks.STYLES))
-    place = (*plain_background(random), None) if random.random() < (0.78 if varied else 0.85) else landscape(random)
+    place = (*plain_background(random), None) if random.random() < PLAIN[few] else landscape(random)
     settings = {"flips": 0.3, "colours": 0.06} if varied else {"flips": 0.0, "colours": 0.03, "same": True}
     picture, text, style, boxes = scene(library, random, wanted, style, place, cells=True, **settings)
-    partly = len(wanted) == 2 and random.random() < 0.5
-    if partly:
-        place = place[1] if random.random() < 0.4 else ""
-        text = caption(random, [named(random, library.things[random.choice(wanted)])], place, style)
-    return picture, text, style, boxes, partly
+    if len(wanted) == 1 or random.random() >= PARTLY[few]:
+        return picture, text, style, boxes, None
+    only, place = random.randrange(2), place[1] if random.random() < 0.4 else ""
+    text = caption(random, [named(random, library.things[wanted[only]])], place, style)
+    return picture, text, style, boxes, only
 
 
 _library = None
@@ -314,8 +325,8 @@ def numbered(job):
     _library = _library or Library()
     seed, number, few = job
     if few:
-        picture, text, style, boxes, partly = few_scene(_library, random.Random(f"{seed} {number} few"), few == "varied")
-        return small(picture), {"caption": text, "style": style, "things": boxes, "few": few, "partly": partly}
+        picture, text, style, boxes, only = few_scene(_library, random.Random(f"{seed} {number} few"), few)
+        return small(picture), {"caption": text, "style": style, "things": boxes, "few": few, "only": only}
     for attempt in range(20):
         picture, text, style, boxes = scene(_library, random.Random(f"{seed} {number} {attempt}"))
         if not any(held_out(_library.things[box[0]]["name"], style) for box in boxes):
@@ -332,7 +343,7 @@ def pools():
 
 def main():
     options = parser(__doc__, count=12000, seed=1)
-    options.add_argument("--few", choices=["varied", "same"])
+    options.add_argument("--few", choices=["varied", "same", "pairs"])
     args = options.parse_args()
     begin(args)
     target = WORK / f"scenes-{args.seed}.npy"

@@ -48,6 +48,17 @@ def without_words(states, empty, share):
     return torch.where(dropped[:, None, None], empty, states)
 
 
+def led_astray(noising, latents, timesteps, noise, others, share):
+    """Latents with noise that show a share of others, and the v that leads back from there to the right ones.
+
+    So it is inside a mask: what is around it is as it should be in each step, while inside there is what the network itself thought of
+    before it could see that.
+    """
+    noisy, wanted = noising.noisy(latents + share * (others - latents), timesteps, noise)
+    kept = noising.kept[timesteps].view(-1, 1, 1, 1)
+    return noisy, torch.where(share > 0, (kept.sqrt() * noisy - latents) / (1 - kept).sqrt(), wanted)
+
+
 def main():
     options = parser(__doc__, steps=8000, batch=32, rate=7e-4)
     options.add_argument("--few", action="store_true")
@@ -58,30 +69,33 @@ def main():
         scenes.mostly_few()
     trainer = Trainer("unet_few" if args.few else "unet", load() if args.few else new(), args, memory=0.99 if args.few else 0.998, decay=1e-2)
 
-    def loss_of(network, chosen, timesteps, noise, bf16, drop=0.0):
-        latents, states = scenes.of(chosen)
-        noisy, wanted = noising.noisy(latents, timesteps, noise)
+    def said_of(network, noisy, timesteps, states, bf16):
         with autocast(bf16):
-            said = network(noisy, timesteps, without_words(states, scenes.empty, drop)).sample
-        return said, wanted
+            return network(noisy, timesteps, states).sample
 
     def loss(random, bf16):
         chosen, timesteps = scenes.draw(random, args.batch), noising.timesteps(args.batch)
         # Where the caption names one thing of two, the other is given, as in a masked picture: not at the noisiest steps,
         # where a picture's things are decided.
         timesteps = torch.where(scenes.partly[chosen], timesteps * 17 // 20, timesteps)
-        noise = torch.randn(args.batch, 4, CELLS, CELLS)
-        said, wanted = loss_of(trainer.network, chosen, timesteps, noise, bf16, NO_WORDS)
+        latents, states = scenes.of(chosen)
+        # Not at the cleaner steps either, where v would have to be huge to find back.
+        share = scenes.holes(chosen) * torch.rand(args.batch, 1, 1, 1).mul(2).sub(0.7).clamp(min=0)
+        share = share * (timesteps >= 400)[:, None, None, None]
+        noise, others = torch.randn_like(latents), scenes.expected(chosen, random)
+        noisy, wanted = led_astray(noising, latents, timesteps, noise, others, share)
+        said = said_of(trainer.network, noisy, timesteps, without_words(states, scenes.empty, NO_WORDS), bf16)
         return noising.loss(said, wanted, timesteps)
 
     @torch.no_grad()
     def report():
         """The unexplained part of v, for each quarter of the schedule, on held-out scenes."""
         chosen, generator, parts = scenes.held_out(64), torch.Generator().manual_seed(5), []
+        latents, states = scenes.of(chosen)
         for quarter in range(4):
             timesteps = torch.randint(250 * quarter, 250 * quarter + 250, (len(chosen),), generator=generator)
-            noise = torch.randn(len(chosen), 4, CELLS, CELLS, generator=generator)
-            said, wanted = loss_of(trainer.average, chosen, timesteps, noise, False)
+            noisy, wanted = noising.noisy(latents, timesteps, torch.randn(latents.shape, generator=generator))
+            said = said_of(trainer.average, noisy, timesteps, states, False)
             parts.append((said - wanted).pow(2).mean().item())
         return "unexplained by quarters of the schedule: " + ", ".join(f"{part:.4f}" for part in parts)
 

@@ -6,7 +6,7 @@
 The first run also learns with noise on the latents, which makes them smoother to learn for the UNet, and ends by giving each
 latent channel mean 0 and deviation 1 through the convolutions next to them, exactly. The second leaves the encoder and so the
 latents as they are and trains the decoder on latents with errors of the UNet's kind: noise that hangs together, and what the UNet
-itself makes of latents with noise in one step, with guidance.
+itself draws when it begins at a scene with noise.
 """
 
 import copy
@@ -68,30 +68,42 @@ def errors(latents, size):
 
 
 class Guesses:
-    """Scenes of the few things with what the UNet takes their latents for, seen through noise."""
+    """Scenes of the few things, and what the UNet draws when it begins at their latents with noise: the scene, in its own hand.
 
-    def __init__(self, count, most_noise=450, guidance=4.0):
+    It draws in steps and with guidance, as users have it draw, since the errors of its steps add up.
+    """
+
+    STARTS = (249, 349, 449, 549, 649)  # where it begins; below lies less noise
+    STRIDE = 100
+    MOST_GUIDANCE = 7.0
+
+    def __init__(self, count):
         import unet
         from latents import Scenes
 
-        scenes, noising, network, random = Scenes(), Noising(), unet.load().eval(), np.random.default_rng(11)
+        scenes, network, random = Scenes(), unet.load().eval(), np.random.default_rng(11)
         scenes.mostly_few()
         chosen, torch_random = np.sort(scenes.draw(random, count)), torch.Generator().manual_seed(11)
         first_of = np.cumsum([0, *(len(some) for some in scenes.pictures)])
         pool = np.searchsorted(first_of, chosen, "right") - 1
         self.pictures = np.stack([scenes.pictures[at][one - first_of[at]] for one, at in zip(chosen, pool)])
-        self.latents = []
         with torch.no_grad(), autocast(True):
-            for some in np.array_split(chosen, max(1, count // 64)):
-                latents, states = scenes.of(some)
-                timesteps = torch.randint(20, most_noise, (len(some),), generator=torch_random)
-                noisy, _ = noising.noisy(latents, timesteps, torch.randn(latents.shape, generator=torch_random))
-                both = torch.cat([scenes.empty.expand_as(states), states])
-                plain, told = network(noisy.repeat(2, 1, 1, 1), timesteps.repeat(2), both).sample.float().chunk(2)
-                share = torch.rand(len(some), 1, 1, 1, generator=torch_random)
-                v, kept = plain + (1 + (guidance - 1) * share) * (told - plain), noising.kept[timesteps].view(-1, 1, 1, 1)
-                self.latents.append(kept.sqrt() * noisy - (1 - kept).sqrt() * v)
-        self.latents = torch.cat(self.latents)
+            parts = np.array_split(chosen, max(1, count // 64))
+            self.latents = torch.cat([self._drawn(scenes, network, some, number, torch_random) for number, some in enumerate(parts)])
+
+    def _drawn(self, scenes, network, chosen, number, torch_random):
+        latents, states = scenes.of(chosen)
+        both, noising = torch.cat([scenes.empty.expand_as(states), states]), Noising()
+        guidance = 1 + (self.MOST_GUIDANCE - 1) * torch.rand(len(chosen), 1, 1, 1, generator=torch_random)
+        times = range(self.STARTS[number % len(self.STARTS)], 0, -self.STRIDE)
+        noisy, _ = noising.noisy(latents, torch.full((len(chosen),), times[0]), torch.randn(latents.shape, generator=torch_random))
+        for time in times:
+            plain, told = network(noisy.repeat(2, 1, 1, 1), torch.full((2 * len(chosen),), time), both).sample.float().chunk(2)
+            v, kept = plain + guidance * (told - plain), noising.kept[time]
+            clean, left = kept.sqrt() * noisy - (1 - kept).sqrt() * v, kept.sqrt() * v + (1 - kept).sqrt() * noisy
+            kept = noising.kept[time - self.STRIDE] if time > self.STRIDE else torch.tensor(1.0)
+            noisy = kept.sqrt() * clean + (1 - kept).sqrt() * left
+        return noisy
 
     def batch(self, random, count):
         chosen = random.integers(0, len(self.pictures), count)
@@ -141,7 +153,7 @@ def whiten(vae, pictures):
 
 
 def main():
-    options = parser(__doc__, steps=6000, batch=16, rate=8e-4, divergence=4e-4, noise=0.1, error=0.1, guesses=6000)
+    options = parser(__doc__, steps=6000, batch=16, rate=8e-4, divergence=4e-4, noise=0.1, error=0.1, guesses=3000)
     options.add_argument("--decoder", action="store_true")
     args = options.parse_args()
     begin(args)
