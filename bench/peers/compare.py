@@ -40,7 +40,7 @@ class Pentimento:
 
     def __init__(self, folder, program, dtype):
         self.name, self.folder, self.program, self.dtype = f"pentimento-{dtype}", folder, program, dtype
-        self.last = {}
+        self.last, self.cold_starts = {}, []
 
     def run(self, *options):
         common = [self.program, "bench", "--model", self.folder / "model", "--dtype", self.dtype]
@@ -55,6 +55,8 @@ class Pentimento:
             self.run("--unet-io", self.folder / "inputs.safetensors", goal)
             return 0
         self.last = json.loads(self.run("--stages", line, "--runs", "3", "--json"))
+        if line == "unet_step":
+            self.cold_starts.append(self.last["cold_start_s"])
         return self.last["stages"][line]["median_s"]
 
 
@@ -96,6 +98,8 @@ def main():
             one.ask("out")
             figures["errors"][one.name] = error(typed.folder, one.name)
             line += f", error {figures['errors'][one.name]:.1e}"
+        if getattr(one, "cold_starts", None):
+            line += f", cold start {statistics.median(one.cold_starts):.2f} s"
         print(line)
     if typed.json:
         typed.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,9 +1,9 @@
 """The figures of compare.py as Markdown tables on the standard output, and the ratios as a plot.
 
-    python draw.py FIGURES.json PLOT.svg
+    python draw.py FIGURES.json… PLOT.svg
 
-One bar for each peer and stage: its median over that of the fastest Pentimento in the run, so right of the line at 1
-Pentimento is faster. Needs Python's standard library alone.
+One bar for each peer and stage: its median over that of Pentimento in the same run and precision (in its fastest one where
+the run has none of the peer's), so right of the line at 1 Pentimento is faster. Needs Python's standard library alone.
 """
 
 import json
@@ -52,7 +52,8 @@ def bars_of(medians):
         fastest = min(median for name, median in programs.items() if name.startswith(OURS))
         for name, median in programs.items():
             if not name.startswith(OURS):
-                yield stage, name, median / fastest
+                alike = f"{OURS}-{name.rpartition('-')[2]}"
+                yield stage, name, median / programs.get(alike, fastest)
 
 
 def plot(bars):
@@ -82,17 +83,20 @@ def plot(bars):
     return "\n".join(parts) + "\n"
 
 
-def main(source, goal):
-    figures = json.loads(source.read_text())
-    medians = medians_of(figures)
-    print(stage_table(medians), program_table(figures), sep="\n\n")
-    bars = list(bars_of(medians))
+def main(sources, goal):
+    bars = []
+    for source in sources:
+        figures = json.loads(source.read_text())
+        medians = medians_of(figures)
+        print(stage_table(medians), program_table(figures), sep="\n\n", end="\n\n")
+        bars += bars_of(medians)
     if not bars:
         sys.exit("no peer in these figures: nothing to plot")
     goal.write_text(plot(bars))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+    *sources, goal = map(pathlib.Path, sys.argv[1:])
+    main(sources, goal)
