@@ -78,9 +78,7 @@ impl Blob {
     /// # Errors
     /// When the piece does not lie within the file, or when the file has changed since it was opened.
     pub(crate) fn piece(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, LoadError> {
-        if range.start > range.end || range.end > self.length() {
-            return Err(self.broken(format!("is cut off: {} bytes, {} expected", self.length(), range.end)));
-        }
+        self.check(range.clone())?;
         match &self.content {
             // Both ends are within the slice, so they fit its index.
             Content::Held(bytes) => Ok(Cow::Borrowed(&bytes[range.start as usize..range.end as usize])),
@@ -88,6 +86,17 @@ impl Blob {
                 LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {}", self.label), error)
             }),
         }
+    }
+
+    /// Whether a piece lies within it.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn check(&self, range: Range<u64>) -> Result<(), LoadError> {
+        if range.start > range.end || range.end > self.length() {
+            return Err(self.broken(format!("is cut off: {} bytes, {} expected", self.length(), range.end)));
+        }
+        Ok(())
     }
 
     /// Feeds all bytes to a hash.

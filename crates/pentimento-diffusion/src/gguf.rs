@@ -10,12 +10,13 @@
 use crate::{
     blob::Blob,
     error::{LoadError, LoadErrorKind},
-    source::{StoredTensor, WeightSource, absent},
+    source::{StoredTensor, WeightSource, absent, widen_halves},
 };
 use candle_core::{
     Device,
     quantized::{GgmlDType, QStorage, QTensor},
 };
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use sha2::Sha256;
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -282,15 +283,20 @@ fn bytes_of(shape: &[usize], dtype: GgmlDType) -> Option<u64> {
     (values / dtype.block_size() as u64).checked_mul(dtype.type_size() as u64)
 }
 
+fn widened<H: Copy + Default>(data: &[u8], of: impl Fn([u8; 2]) -> H) -> Vec<f32>
+where
+    [H]: HalfFloatSliceExt,
+{
+    let mut values = vec![0.0; data.len() / 2];
+    widen_halves(data, of, &mut values);
+    values
+}
+
 fn dequantised(dtype: GgmlDType, data: &[u8]) -> candle_core::Result<Vec<f32>> {
     match dtype {
         GgmlDType::F32 => Ok(data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
-        GgmlDType::F16 => {
-            Ok(data.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect())
-        }
-        GgmlDType::BF16 => {
-            Ok(data.as_chunks().0.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect())
-        }
+        GgmlDType::F16 => Ok(widened(data, f16::from_le_bytes)),
+        GgmlDType::BF16 => Ok(widened(data, bf16::from_le_bytes)),
         quantised => {
             // candle wants its blocks aligned; the largest field in them is an f32.
             const ALIGNMENT: usize = 4;

@@ -8,13 +8,19 @@ use crate::{
     blob::Blob,
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
+    ops::stale,
 };
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use sha2::Sha256;
 use std::collections::BTreeMap;
 
 /// Longest header in bytes: the format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Values that a thread reads and widens at once: few enough that their bytes stay in the cache.
+const READ_AT_ONCE: usize = 1 << 15;
 
 /// A tensor as a file describes it.
 #[derive(Clone, Debug)]
@@ -120,16 +126,22 @@ impl WeightSource for SafetensorsFiles {
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError> {
         let place = self.places.get(name).ok_or_else(|| absent(self, name))?;
         let shard = &self.shards[place.shard];
-        to_f32(place.dtype, &shard.piece(place.start..place.end)?).ok_or_else(|| {
-            let stored = place.dtype;
-            LoadError::new(
-                LoadErrorKind::Unsupported,
-                format!(
-                    "{}: tensor '{name}' is stored as {stored:?}; F32, F16, BF16, F8_E4M3 and F8_E5M2 are read",
-                    shard.label()
-                ),
-            )
-        })
+        let Some((size, widen)) = widening(place.dtype) else {
+            let (label, stored) = (shard.label(), place.dtype);
+            let message = format!(
+                "{label}: tensor '{name}' is stored as {stored:?}; F32, F16, BF16, F8_E4M3 and F8_E5M2 are read"
+            );
+            return Err(LoadError::new(LoadErrorKind::Unsupported, message));
+        };
+        // Checked before memory is taken: what lies outside of the file is no tensor.
+        shard.check(place.start..place.end)?;
+        let mut values = stale((place.end - place.start) as usize / size);
+        values.par_chunks_mut(READ_AT_ONCE).enumerate().try_for_each(|(index, values)| {
+            let start = place.start + (index * READ_AT_ONCE * size) as u64;
+            widen(&shard.piece(start..start + (values.len() * size) as u64)?, values);
+            Ok(())
+        })?;
+        Ok(values)
     }
 
     fn hash_into(&self, hash: &mut Sha256) -> Result<(), LoadError> {
@@ -164,20 +176,42 @@ pub(crate) fn absent(source: &dyn WeightSource, name: &str) -> LoadError {
     LoadError::new(LoadErrorKind::Tensor, format!("{}: tensor '{name}' is missing", source.label()))
 }
 
-/// Stored values as f32; `None` for a storage type that is not read.
-fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+/// Writes stored values as f32.
+type Widen = fn(&[u8], &mut [f32]);
+
+/// Bytes of a stored value, and how such values become f32; `None` for a storage type that is not read.
+fn widening(dtype: Dtype) -> Option<(usize, Widen)> {
     Some(match dtype {
-        Dtype::F32 => data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        Dtype::F16 => {
-            data.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect()
-        }
-        Dtype::BF16 => {
-            data.as_chunks().0.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect()
-        }
-        Dtype::F8_E4M3 => data.iter().map(|byte| e4m3(*byte)).collect(),
-        Dtype::F8_E5M2 => data.iter().map(|byte| e5m2(*byte)).collect(),
+        Dtype::F32 => (4, |data, values| {
+            values
+                .iter_mut()
+                .zip(data.as_chunks().0)
+                .for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes));
+        }),
+        Dtype::F16 => (2, |data, values| widen_halves(data, f16::from_le_bytes, values)),
+        Dtype::BF16 => (2, |data, values| widen_halves(data, bf16::from_le_bytes, values)),
+        Dtype::F8_E4M3 => (1, |data, values| {
+            values.iter_mut().zip(data).for_each(|(out, byte)| *out = e4m3(*byte));
+        }),
+        Dtype::F8_E5M2 => (1, |data, values| {
+            values.iter_mut().zip(data).for_each(|(out, byte)| *out = e5m2(*byte));
+        }),
         _ => return None,
     })
+}
+
+/// Values of two bytes as f32, some at a time: one by one each asks for the processor's abilities.
+pub(crate) fn widen_halves<H: Copy + Default>(data: &[u8], of: impl Fn([u8; 2]) -> H, values: &mut [f32])
+where
+    [H]: HalfFloatSliceExt,
+{
+    let mut halves = [H::default(); 512];
+    let (pairs, _) = data.as_chunks::<2>();
+    for (values, pairs) in values.chunks_mut(halves.len()).zip(pairs.chunks(halves.len())) {
+        let halves = &mut halves[..pairs.len()];
+        halves.iter_mut().zip(pairs).for_each(|(half, bytes)| *half = of(*bytes));
+        halves.convert_to_f32_slice(values);
+    }
 }
 
 /// An 8-bit float of 4 bits of exponent (bias 7) and 3 of mantissa, the variant without infinities.

@@ -31,6 +31,7 @@ mod fault;
 mod gemm;
 mod int8;
 mod isa;
+mod lanes;
 mod linear;
 mod linear_geglu;
 mod matmul;

@@ -7,9 +7,10 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::bf16::round_to_bf16;
 use crate::int8::{Column, Columns, QUAD, shifted};
-use crate::scratch::{LANES, Line};
+use crate::isa::Isa;
+use crate::lanes::{interleave, interleave_pairs, pair};
+use crate::scratch::{self, LANES, Line};
 
 /// How the factors of a product are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,6 +75,16 @@ impl WeightsRef<'_> {
         self.len() == 0
     }
 
+    /// Elements `[from, from + len)` as f32: where they lie, or widened into `buffer`.
+    fn rows<'b>(&'b self, from: usize, len: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        if let WeightsRef::F32(values) = self {
+            return &values[from..from + len];
+        }
+        buffer.resize(len, 0.0);
+        self.read(from, buffer);
+        buffer
+    }
+
     /// Writes elements `[from, from + out.len())` as f32.
     pub(crate) fn read(&self, from: usize, out: &mut [f32]) {
         let range = from..from + out.len();
@@ -128,15 +139,16 @@ impl PackedWeights {
         let weights = weights.into();
         assert_eq!(weights.len(), n * k, "weights of a linear layer [{n}, {k}]");
         let steps = precision.steps(k);
-        let mut lines = vec![Line::ZERO; n.div_ceil(LANES) * steps];
+        let mut lines = scratch::zeroed(n.div_ceil(LANES) * steps);
         let groups = lines.par_chunks_mut(steps.max(1)).enumerate();
         let in_group = |group: usize| 0..LANES.min(n - group * LANES);
         let columns = match precision {
             Precision::F32 | Precision::Bf16 => {
-                groups.for_each(|(group, lines)| {
-                    for lane in in_group(group) {
-                        pack_lane(weights, (group * LANES + lane) * k, k, precision, lane, lines);
-                    }
+                let isa = Isa::current();
+                groups.for_each_init(Vec::new, |buffer, (group, lines)| {
+                    let filled = in_group(group).len();
+                    let rows = weights.rows(group * LANES * k, filled * k, buffer);
+                    pack_group(isa, rows, k, precision, lines);
                 });
                 None
             }
@@ -201,28 +213,20 @@ pub(crate) fn check_inputs(k: usize) {
     assert!(k <= 1 << 16, "{k} inputs of a layer in int8, which takes 65536");
 }
 
-/// Writes one row of weights into one lane of its group, in floats.
-fn pack_lane(
-    weights: WeightsRef,
-    from: usize,
-    k: usize,
-    precision: Precision,
-    lane: usize,
-    lines: &mut [Line],
-) {
-    let mut row = [0.0_f32; 128];
-    for start in (0..k).step_by(row.len()) {
-        let row = &mut row[..(k - start).min(128)];
-        weights.read(from + start, row);
-        if precision == Precision::F32 {
-            for (line, value) in lines[start..].iter_mut().zip(row) {
-                line.0[lane] = value.to_bits();
-            }
-        } else {
-            for (line, pair) in lines[start / 2..].iter_mut().zip(row.chunks(2)) {
-                line.0[lane] = rounded_pair(pair);
-            }
-        }
+/// Writes up to 16 rows of weights into the lanes of their group, in floats; the lanes that are left over stay zeros.
+fn pack_group(isa: Isa, rows: &[f32], k: usize, precision: Precision, lines: &mut [Line]) {
+    let filled = rows.len() / k.max(1);
+    let row = |lane: usize| &rows[lane.min(filled - 1) * k..][..k];
+    if lines.is_empty() {
+        return;
+    }
+    let rows: [&[f32]; LANES] = std::array::from_fn(row);
+    match precision {
+        Precision::F32 => interleave(isa, &rows, lines),
+        _ => interleave_pairs(isa, &rows, lines),
+    }
+    for line in lines {
+        line.0[filled..].fill(0);
     }
 }
 
@@ -250,7 +254,6 @@ pub(crate) fn to_words(row: &[f32], precision: Precision, words: &mut [u32]) {
 }
 
 /// One or two values in bf16, the earlier in the lower half.
-fn rounded_pair(pair: &[f32]) -> u32 {
-    let high = pair.get(1).map_or(0, |value| u32::from(round_to_bf16(*value)));
-    u32::from(round_to_bf16(pair[0])) | high << 16
+fn rounded_pair(values: &[f32]) -> u32 {
+    pair(values[0], values.get(1).copied().unwrap_or(0.0))
 }

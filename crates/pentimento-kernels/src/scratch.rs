@@ -1,5 +1,6 @@
 //! Cache-line aligned buffers, and a per-thread store of them so that the steady state allocates nothing.
 
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::cell::RefCell;
 
 /// Sixteen 32-bit words: one cache line, one AVX-512 register. Words are `f32` bits, or pairs of bf16 with the
@@ -13,6 +14,21 @@ pub(crate) const LANES: usize = 16;
 
 impl Line {
     pub(crate) const ZERO: Line = Line([0; LANES]);
+}
+
+/// So many lines of zeros, which cost no memory until they are written to.
+pub(crate) fn zeroed(lines: usize) -> Vec<Line> {
+    let layout = Layout::array::<Line>(lines).expect("lines that memory could hold");
+    if layout.size() == 0 {
+        return Vec::new();
+    }
+    // SAFETY: the layout is not empty.
+    let start: *mut Line = unsafe { alloc_zeroed(layout) }.cast();
+    if start.is_null() {
+        handle_alloc_error(layout);
+    }
+    // SAFETY: the memory was allocated for just so many lines, all of which are zeros, and belongs to nobody else.
+    unsafe { Vec::from_raw_parts(start, lines, lines) }
 }
 
 /// The words of `lines`, as one slice.

@@ -4,8 +4,9 @@
 //! before it is read.
 
 use super::{Attention, BLOCK, Range};
-use crate::bf16::{round_pairs, round_to_bf16};
+use crate::bf16::round_pairs;
 use crate::isa::{Arith, per_isa};
+use crate::lanes::{interleave, interleave_pairs, pair};
 use crate::scratch::{LANES, Line, prefetch};
 
 impl Attention<'_> {
@@ -38,8 +39,8 @@ impl Attention<'_> {
                 prefetch_token(self.k, key(ahead), head_dim);
             }
             match self.in_pairs() {
-                false => transpose(self.isa, &keys, lines),
-                true => transpose_pairs(self.isa, &keys, lines),
+                false => interleave(self.isa, &keys, lines),
+                true => interleave_pairs(self.isa, &keys, lines),
             }
         }
     }
@@ -72,49 +73,8 @@ fn prefetch_token(tokens: &[f32], from: usize, head_dim: usize) {
     }
 }
 
-per_isa!(fn transpose(keys: &[&[f32]; LANES], lines: &mut [Line]) = transpose_body);
-per_isa!(fn transpose_pairs(keys: &[&[f32]; LANES], lines: &mut [Line]) = transpose_pairs_body);
 per_isa!(fn copy_value(value: &[f32], lines: &mut [Line]) = copy_value_body);
 per_isa!(fn pair_values(value: &[f32], next: &[f32], lines: &mut [Line]) = pair_values_body);
-
-/// `lines[d][lane] = keys[lane][d]`.
-#[inline(always)]
-fn transpose_body<A: Arith>(keys: &[&[f32]; LANES], lines: &mut [Line]) {
-    let len = lines.len();
-    let mut rows = [&[][..]; LANES];
-    for lane in 0..LANES {
-        rows[lane] = &keys[lane][..len];
-    }
-    for (at, line) in lines.iter_mut().enumerate() {
-        for lane in 0..LANES {
-            line.0[lane] = rows[lane][at].to_bits();
-        }
-    }
-}
-
-/// `lines[s][lane] = (keys[lane][2·s], keys[lane][2·s + 1])`, zero past the end.
-#[inline(always)]
-fn transpose_pairs_body<A: Arith>(keys: &[&[f32]; LANES], lines: &mut [Line]) {
-    for (step, line) in lines.iter_mut().enumerate() {
-        let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
-        for lane in 0..LANES {
-            low[lane] = keys[lane][2 * step];
-        }
-        if 2 * step + 1 < keys[0].len() {
-            for lane in 0..LANES {
-                high[lane] = keys[lane][2 * step + 1];
-            }
-        }
-        for lane in 0..LANES {
-            line.0[lane] = pair(low[lane], high[lane]);
-        }
-    }
-}
-
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    u32::from(round_to_bf16(low)) | u32::from(round_to_bf16(high)) << 16
-}
 
 /// A value's groups of 16, BLOCK lines apart, the last one filled with zeros.
 #[inline(always)]

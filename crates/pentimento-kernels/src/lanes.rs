@@ -1,0 +1,47 @@
+//! Rows that lie side by side in the lanes of lines: how the right factor of a product is packed.
+
+use crate::bf16::round_to_bf16;
+use crate::isa::{Arith, per_isa};
+use crate::scratch::{LANES, Line};
+
+per_isa!(pub(crate) fn interleave(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_body);
+per_isa!(pub(crate) fn interleave_pairs(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_pairs_body);
+
+/// `lines[d][lane] = rows[lane][d]`.
+#[inline(always)]
+fn interleave_body<A: Arith>(rows: &[&[f32]; LANES], lines: &mut [Line]) {
+    let len = lines.len();
+    let mut cut = [&[][..]; LANES];
+    for lane in 0..LANES {
+        cut[lane] = &rows[lane][..len];
+    }
+    for (at, line) in lines.iter_mut().enumerate() {
+        for lane in 0..LANES {
+            line.0[lane] = cut[lane][at].to_bits();
+        }
+    }
+}
+
+/// `lines[s][lane] = (rows[lane][2·s], rows[lane][2·s + 1])`, zero past the end.
+#[inline(always)]
+fn interleave_pairs_body<A: Arith>(rows: &[&[f32]; LANES], lines: &mut [Line]) {
+    for (step, line) in lines.iter_mut().enumerate() {
+        let (mut low, mut high) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            low[lane] = rows[lane][2 * step];
+        }
+        if 2 * step + 1 < rows[0].len() {
+            for lane in 0..LANES {
+                high[lane] = rows[lane][2 * step + 1];
+            }
+        }
+        for lane in 0..LANES {
+            line.0[lane] = pair(low[lane], high[lane]);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn pair(low: f32, high: f32) -> u32 {
+    u32::from(round_to_bf16(low)) | u32::from(round_to_bf16(high)) << 16
+}
