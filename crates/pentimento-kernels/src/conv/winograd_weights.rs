@@ -6,6 +6,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -29,13 +30,16 @@ pub(super) enum WinogradWeights {
 
 impl WinogradWeights {
     pub(super) fn new_f32(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        WinogradWeights::F32(by_taps(weights, c_out, c_in, |row, out: &mut [f32]| out.copy_from_slice(row)))
+        let mut taps = vec![0.0; c_out * TAPS * c_in];
+        by_taps(weights, c_in, &mut taps, |row, out| out.copy_from_slice(row));
+        WinogradWeights::F32(taps)
     }
 
     pub(super) fn new_f16(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        WinogradWeights::F16(by_taps(weights, c_out, c_in, |row, out: &mut [f16]| {
-            out.convert_from_f32_slice(row);
-        }))
+        // Zeros that the system gives, so that threads share the work of its first touch: of f16 they would be written here.
+        let mut taps = vec![0_u16; c_out * TAPS * c_in].reinterpret_into::<f16>();
+        by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
+        WinogradWeights::F16(taps)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -114,13 +118,12 @@ fn widen_avx512(from: &[f16], to: &mut [f32]) {
 }
 
 /// Parts each output channel's kernels into nine rows over the input channels; `store` converts such a row.
-fn by_taps<T: Copy + Default + Send>(
+fn by_taps<T: Send>(
     weights: WeightsRef,
-    c_out: usize,
     c_in: usize,
+    out: &mut [T],
     store: impl Fn(&[f32], &mut [T]) + Sync,
-) -> Vec<T> {
-    let mut out = vec![T::default(); c_out * TAPS * c_in];
+) {
     out.par_chunks_mut((TAPS * c_in).max(1)).enumerate().for_each_init(
         || (vec![0.0; TAPS * c_in], vec![0.0; c_in]),
         |(kernels, plane), (channel, out)| {
@@ -133,7 +136,6 @@ fn by_taps<T: Copy + Default + Send>(
             }
         },
     );
-    out
 }
 
 per_isa!(
