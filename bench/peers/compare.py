@@ -23,7 +23,10 @@ class Peer:
 
     def __init__(self, folder, name):
         self.name = name
-        command = [sys.executable, pathlib.Path(__file__).with_name("peer.py"), folder, *name.split("-")]
+        here = pathlib.Path(__file__).parent
+        command = [sys.executable, here / "peer.py", folder, *name.split("-")]
+        if name == "candle-f32":
+            command = [here / "candle/target/release/pentimento-peer-candle", folder]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
 
