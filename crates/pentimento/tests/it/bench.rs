@@ -37,7 +37,11 @@ fn a_table_shows_where_the_time_goes() {
 fn what_steering_costs_is_told_beside_plain_steps() {
     let words = ["bench", "--runs", "1", "--size", "64x64", "--lora", "plaster=0.8", "--canny", "0.5"];
     let told = run(&words).ended_well();
-    assert!(told.text().contains("a step: ") && told.text().contains("medians of 2 each"), "{}", told.text());
+    assert!(
+        told.text().contains("a step: ") && told.text().contains("medians of 1 rounds of 2 steps"),
+        "{}",
+        told.text()
+    );
     assert!(!told.text().contains("unet_step"), "only what was asked for:\n{}", told.text());
     let json = run(&[&words[..], &["--json", "--stages", "text"]].concat()).ended_well();
     let json: Value = serde_json::from_str(json.text()).expect("it is JSON");
