@@ -90,6 +90,25 @@ impl Bench {
         );
     }
 
+    /// As the VAE's decoder reads: one picture, the norm before it, perhaps enlarged to `size`.
+    fn decoding(&mut self, c_in: usize, c_out: usize, size: usize, upsample: Upsample) {
+        let from = if upsample == Upsample::None { size } else { size / 2 };
+        let shape = [1, c_in, from, from];
+        let (x, w) = (values(shape.iter().product()), values(c_out * c_in * 9));
+        let (bias, mut out) = (values(c_out), vec![0.0; c_out * size * size]);
+        let packed = PackedConv::pack_winograd_f16(&w[..], c_out, c_in);
+        let mut sums = vec![[0.0; 2]; c_in];
+        add_channel_sums(&x, from * from, &mut sums);
+        let norm = ChannelNorm::new(&sums, from * from, 32, &vec![1.0; c_in], &vec![0.0; c_in], 1e-6);
+        let (padding, bias) = (Padding::all(1), Some(&bias[..]));
+        let norm = (upsample == Upsample::None).then_some(&norm);
+        let options = ConvOptions { padding, bias, norm, upsample, ..ConvOptions::default() };
+        let flops = 2 * size * size * c_in * c_out * 9;
+        self.run(&format!("decoding {c_in}->{c_out} {size}x{size} {upsample:?}"), flops, || {
+            conv2d(black_box(&x), shape, &packed, &options, &mut out);
+        });
+    }
+
     fn winograd(&mut self, c_in: usize, c_out: usize, size: usize) {
         let shape = [2, c_in, size, size];
         let (x, w) = (values(shape.iter().product()), values(c_out * c_in * 9));
@@ -185,6 +204,12 @@ fn main() {
     }
     for (c_in, c_out, size) in [(320, 320, 64), (640, 640, 32), (1280, 1280, 16), (128, 128, 256)] {
         bench.winograd(c_in, c_out, size);
+    }
+    for (c_in, c_out, size) in [(512, 512, 64), (512, 512, 128), (256, 256, 256), (256, 128, 512), (128, 128, 512)] {
+        bench.decoding(c_in, c_out, size, Upsample::None);
+    }
+    for (c, size) in [(512, 128), (512, 256), (256, 512)] {
+        bench.decoding(c, c, size, Upsample::Nearest2);
     }
     bench.norms();
     bench.criterion.final_summary();

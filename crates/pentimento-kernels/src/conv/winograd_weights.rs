@@ -21,6 +21,15 @@ const TAPS: usize = 9;
 /// Input channels whose values are made at once at most.
 pub(super) const PANEL_STEPS: usize = 112;
 
+/// Where the values of some weights lie: `[36][value_stride lines, of which output channel and row_lines]`.
+#[derive(Clone, Copy)]
+pub(super) struct PanelShape {
+    /// Lines of an output channel.
+    pub(super) row_lines: usize,
+    /// Lines from one of the 36 values to the next.
+    pub(super) value_stride: usize,
+}
+
 /// The taps, by storage.
 #[derive(Clone, Debug)]
 pub(super) enum WinogradWeights {
@@ -49,8 +58,7 @@ impl WinogradWeights {
         }
     }
 
-    /// Makes the values of some input channels, at most [`PANEL_STEPS`], for some output channels: in `panel`,
-    /// `[36][value_stride lines, of which output channel and PANEL_STEPS words]`.
+    /// Makes the values of some input channels, at most [`PANEL_STEPS`], for some output channels.
     pub(super) fn expand(
         &self,
         isa: Isa,
@@ -58,7 +66,7 @@ impl WinogradWeights {
         channels: Range<usize>,
         steps: &Range<usize>,
         panel: &mut [Line],
-        value_stride: usize,
+        shape: PanelShape,
     ) {
         let mut wide = [[0.0_f32; PANEL_STEPS]; TAPS];
         let count = steps.len();
@@ -78,7 +86,7 @@ impl WinogradWeights {
                     }
                 }
             }
-            values_of_taps(isa, &wide, count, &mut panel[row * PANEL_STEPS / LANES..], value_stride);
+            values_of_taps(isa, &wide, count, &mut panel[row * shape.row_lines..], shape.value_stride);
         }
     }
 }
