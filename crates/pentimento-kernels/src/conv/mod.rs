@@ -457,11 +457,21 @@ impl Layer<'_> {
 
     /// Bias and additions on some pixels of a channel, from index `from` of the output on.
     fn finish(&self, image: usize, channel: usize, from: usize, out: &mut [f32]) {
+        finish_row(self.isa, out, self.additions(image, channel, from, out.len()));
+    }
+
+    /// The same on sums that lie elsewhere.
+    fn finish_from(&self, image: usize, channel: usize, from: usize, sums: &[f32], out: &mut [f32]) {
+        finish_row_from(self.isa, sums, out, self.additions(image, channel, from, sums.len()));
+    }
+
+    fn additions(&self, image: usize, channel: usize, from: usize, len: usize) -> Additions<'_> {
         let options = self.options;
-        let bias = options.bias.map_or(0.0, |bias| bias[channel]);
-        let added = options.channel_add.map_or(0.0, |added| added[image * self.w.c_out() + channel]);
-        let residual = options.residual.map(|residual| &residual[from..from + out.len()]);
-        finish_row(self.isa, out, bias, added, residual);
+        Additions {
+            bias: options.bias.map_or(0.0, |bias| bias[channel]),
+            channel: options.channel_add.map_or(0.0, |added| added[image * self.w.c_out() + channel]),
+            residual: options.residual.map(|residual| &residual[from..from + len]),
+        }
     }
 }
 
@@ -474,14 +484,35 @@ fn task_shape(tiles: usize, c_out: usize, threads: usize) -> (usize, usize) {
     (TASK_TILES, c_out.div_ceil(channel_tasks).next_multiple_of(ROWS))
 }
 
-per_isa!(fn finish_row(out: &mut [f32], bias: f32, added: f32, residual: Option<&[f32]>) = finish_row_body);
+/// What is added to some pixels of a channel, in this order.
+#[derive(Clone, Copy)]
+struct Additions<'a> {
+    bias: f32,
+    channel: f32,
+    residual: Option<&'a [f32]>,
+}
+
+per_isa!(fn finish_row(out: &mut [f32], more: Additions) = finish_row_body);
+per_isa!(fn finish_row_from(sums: &[f32], out: &mut [f32], more: Additions) = finish_row_from_body);
 
 #[inline(always)]
-fn finish_row_body<A: Arith>(out: &mut [f32], bias: f32, added: f32, residual: Option<&[f32]>) {
+fn finish_row_body<A: Arith>(out: &mut [f32], Additions { bias, channel, residual }: Additions) {
     match residual {
-        None => out.iter_mut().for_each(|out| *out = (*out + bias) + added),
+        None => out.iter_mut().for_each(|out| *out = (*out + bias) + channel),
         Some(residual) => {
-            out.iter_mut().zip(residual).for_each(|(out, more)| *out = ((*out + bias) + added) + more)
+            out.iter_mut().zip(residual).for_each(|(out, more)| *out = ((*out + bias) + channel) + more)
+        }
+    }
+}
+
+#[inline(always)]
+fn finish_row_from_body<A: Arith>(sums: &[f32], out: &mut [f32], more: Additions) {
+    let Additions { bias, channel, residual } = more;
+    match residual {
+        None => out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum + bias) + channel),
+        Some(residual) => {
+            let sums = sums.iter().zip(residual);
+            out.iter_mut().zip(sums).for_each(|(out, (sum, more))| *out = ((sum + bias) + channel) + more)
         }
     }
 }

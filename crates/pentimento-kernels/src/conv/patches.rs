@@ -223,16 +223,27 @@ impl<'a> Patches<'a> {
                 if self.factor == 1 {
                     inside.copy_from_slice(&row[first..first + inside.len()]);
                 } else {
-                    inside.iter_mut().enumerate().for_each(|(i, out)| *out = row[(first + i) / self.factor]);
+                    enlarge(self.isa, row, first, inside);
                 }
             });
             if let Some(norm) = self.norm {
                 // What lies behind is another channel's, written after.
                 let end = (staged.start + plane.next_multiple_of(LANES)).min(stage.len());
                 norm.apply_to_channel(self.isa, channel, &mut stage[staged.start..end]);
-                self.each_row(window, &mut stage[staged], |_, _, _| ());
+                if !self.is_inside(window) {
+                    self.each_row(window, &mut stage[staged], |_, _, _| ());
+                }
             }
         }
+    }
+
+    /// Whether a window sees no padding.
+    fn is_inside(&self, window: &Window) -> bool {
+        let [_, _, height, width] = self.shape;
+        window.row >= self.top
+            && window.column >= self.left
+            && window.row + window.rows <= self.top + height * self.factor
+            && window.column + window.columns <= self.left + width * self.factor
     }
 
     /// Calls `inside` for each row of a window that lies in the picture: with the stored row, the first column of the enlarged
@@ -256,8 +267,12 @@ impl<'a> Patches<'a> {
                 staged.fill(0.0);
                 continue;
             }
-            staged[..before].fill(0.0);
-            staged[before + count..].fill(0.0);
+            if before > 0 {
+                staged[..before].fill(0.0);
+            }
+            if before + count < window.columns {
+                staged[before + count..].fill(0.0);
+            }
             inside(row / self.factor, first, &mut staged[before..before + count]);
         }
     }
@@ -309,8 +324,25 @@ impl<'a> Patches<'a> {
     }
 }
 
+per_isa!(fn enlarge(row: &[f32], first: usize, out: &mut [f32]) = enlarge_body);
 per_isa!(fn copy_group(stage: &[u32], group: &Group, offsets: &[u32], lines: &mut [Line]) = copy_group_body);
 per_isa!(fn pair_group(stage: &[u16], group: &Group, offsets: &[u32], lines: &mut [Line]) = pair_group_body);
+
+/// A row of which each value stands twice, from the enlarged row's column `first` on.
+#[inline(always)]
+fn enlarge_body<A: Arith>(row: &[f32], first: usize, out: &mut [f32]) {
+    if out.is_empty() {
+        return;
+    }
+    let (start, pairs) = out.split_at_mut(first % 2);
+    start.fill(row[first / 2]);
+    let row = &row[first.div_ceil(2)..];
+    let (pairs, last) = pairs.as_chunks_mut::<2>();
+    pairs.iter_mut().zip(row).for_each(|(pair, value)| *pair = [*value; 2]);
+    if let [last] = last {
+        *last = row[pairs.len()];
+    }
+}
 
 /// One step of a word for each offset.
 #[inline(always)]

@@ -68,8 +68,7 @@ pub(super) fn run(layer: &Layer, weights: &WinogradWeights, batch: usize, (heigh
     let tiles = across * height.div_ceil(OUT);
     // Parts of the sum of the same size, as far as whole lines allow; without inputs one part of none, whose sums are zero.
     let part = c_in.div_ceil(c_in.div_ceil(PANEL_STEPS).max(1)).next_multiple_of(LANES).max(LANES);
-    let panel =
-        PanelShape { row_lines: part / LANES, value_stride: apart(PANEL_ROWS * part / LANES) };
+    let panel = PanelShape { row_lines: part / LANES, value_stride: apart(PANEL_ROWS * part / LANES) };
     let stride = apart(c_in);
     let plan = Plan { layer, weights, height, width, across, tiles, stride, part, panel };
     // Few channels: two groups' values and sums fit into the second-level cache.
@@ -180,16 +179,16 @@ impl Plan<'_> {
     fn block(&self, groups: Range<usize>, channels: Range<usize>, inputs: &[Line], shared: Option<&[Line]>) {
         // Sums: [36][plane, of which channel and group][16 tiles].
         let plane = apart(PANEL_ROWS * groups.len());
+        let mut pixels = [[0.0; OUT * LANES]; OUT];
         scratch::with(VALUES * plane * LANES, |sums| {
             for first in channels.clone().step_by(PANEL_ROWS) {
                 let rows = first..channels.end.min(first + PANEL_ROWS);
                 self.multiply(&rows, groups.len(), inputs, sums, plane, shared);
                 for (row, channel) in rows.enumerate() {
                     for (at, group) in groups.clone().enumerate() {
-                        let mut pixels = [[0.0; OUT * LANES]; OUT];
                         let sums = &sums[row * groups.len() + at..];
                         pixels_of(self.layer.isa, sums, plane, &mut pixels);
-                        self.store(group, channel, &mut pixels);
+                        self.store(group, channel, &pixels);
                     }
                 }
             }
@@ -296,22 +295,21 @@ impl Plan<'_> {
     }
 
     /// Writes a group's pixels, cropped to the picture, with bias and additions.
-    fn store(&self, group: usize, channel: usize, rows: &mut [[f32; OUT * LANES]; OUT]) {
+    fn store(&self, group: usize, channel: usize, rows: &[[f32; OUT * LANES]; OUT]) {
         let (image, tiles) = self.group(group);
         let mut tile = tiles.start;
         while tile < tiles.end {
             let (y, x) = (tile / self.across * OUT, tile % self.across * OUT);
             let run = (tiles.end - tile).min(self.across - tile % self.across);
             let width = (run * OUT).min(self.width - x);
-            for (row, values) in rows.iter_mut().enumerate().take(self.height - y) {
+            for (row, values) in rows.iter().enumerate().take(self.height - y) {
                 let from = (image * self.layer.w.c_out() + channel) * self.height * self.width
                     + (y + row) * self.width
                     + x;
                 // SAFETY: this task alone writes these pixels of this channel.
                 let out = unsafe { self.layer.out.slice(from, width) };
-                let values = &mut values[(tile - tiles.start) * OUT..][..width];
-                self.layer.finish(image, channel, from, values);
-                out.copy_from_slice(values);
+                let values = &values[(tile - tiles.start) * OUT..][..width];
+                self.layer.finish_from(image, channel, from, values, out);
             }
             tile += run;
         }
