@@ -75,7 +75,7 @@ pub(crate) fn generate(
         None => run.draw(input.as_ref(), &prompts)?,
     };
     let (picture, verdict) = run.filtered(picture)?;
-    Ok(run.finished(picture, verdict, prompts.reports))
+    run.finished(picture, verdict, prompts.reports)
 }
 
 fn check(model: &Model, request: &GenerationRequest) -> Result<(), GenerateError> {
@@ -226,7 +226,8 @@ impl Run<'_> {
             latents = self.walk(&start, input.as_ref(), prompts, &mut noise, &pass)?;
         }
         enter(self.progress, Stage::Decode)?;
-        let mut decoded = self.model.networks.vae.decode(&latents).map_err(internal)?;
+        let vae = &self.model.networks.vae;
+        let mut decoded = self.model.hashed_beside(|| vae.decode(&latents)).map_err(internal)?;
         if !pixels::is_finite(&decoded).map_err(internal)? {
             decoded = self.vae_again("the decoding")?.decode(&latents).map_err(internal)?;
         }

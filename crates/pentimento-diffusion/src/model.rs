@@ -149,7 +149,8 @@ pub struct Model {
     layers: OnceLock<ModelLayers>,
     companions: OpenCompanions,
     controls: ControlCache,
-    hash: String,
+    /// Over the weights, once it was asked for.
+    hash: OnceLock<String>,
 }
 
 /// The networks that work on latents, in one precision.
@@ -342,9 +343,7 @@ impl Model {
         for (tower, part) in text.towers(&tokenizers).iter().zip(configs.class.text_parts()) {
             tower.check_vocabulary(&files.describe(&format!("{}/vocab.json", part.tokenizer)))?;
         }
-        // Hashing reads every byte; beside it the networks are bound.
-        let (networks, hash) =
-            rayon::join(|| bind(&configs, &weights, options.precision, &packed), || weights.hash());
+        let networks = bind(&configs, &weights, options.precision, &packed)?;
         Ok(Self {
             limits: canvas::Limits {
                 native,
@@ -352,7 +351,7 @@ impl Model {
                 pixel_cap: options.pixel_cap,
             },
             own_sampler: own_sampler(&configs.scheduler),
-            networks: networks?,
+            networks,
             options,
             tokenizers,
             text,
@@ -367,7 +366,7 @@ impl Model {
             packed,
             configs,
             weights,
-            hash: hash?,
+            hash: OnceLock::new(),
         })
     }
 
@@ -409,9 +408,28 @@ impl Model {
         &self.options.name
     }
 
-    /// SHA-256 over the weights, in hexadecimal.
-    pub fn hash(&self) -> &str {
-        &self.hash
+    /// SHA-256 over the weights, in hexadecimal. The first call reads them all, a second or so for each two gigabytes.
+    ///
+    /// # Errors
+    /// If a file can no longer be read, or is not the one that was loaded.
+    pub fn hash(&self) -> Result<&str, LoadError> {
+        if let Some(known) = self.hash.get() {
+            return Ok(known);
+        }
+        let hash = self.weights.hash()?;
+        Ok(self.hash.get_or_init(|| hash))
+    }
+
+    /// Does some work, and beside it what [`Model::hash`] does at its first call: drawing keeps no picture waiting for it.
+    pub(crate) fn hashed_beside<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.hash.get().is_some() {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            // Whoever asks for the hash hears of its error.
+            scope.spawn(|| self.hash().map(drop));
+            work()
+        })
     }
 
     /// The size the model was made for.

@@ -316,7 +316,7 @@ impl Bed<'_> {
             GenerateError::new(ErrorKind::Internal, message)
         })?;
         let took_ms = since.elapsed().as_millis() as u64;
-        info!(model = self.name, native_size = %model.native_size(), hash = model.hash(), took_ms, "model loaded");
+        info!(model = self.name, native_size = %model.native_size(), took_ms, "model loaded");
         Ok(model)
     }
 

@@ -3,8 +3,8 @@
 use super::{Run, hex};
 use crate::{hires::SecondPass, precision::precision_name, samplers::Path};
 use pentimento_request::{
-    Accelerations, AccelerationsReport, ClipGuidanceReport, GeneratedImage, Picture, PromptReport, Receipt,
-    Task, Verdict,
+    Accelerations, AccelerationsReport, ClipGuidanceReport, ErrorKind, GenerateError, GeneratedImage,
+    Picture, PromptReport, Receipt, Task, Verdict,
 };
 use sha2::{Digest, Sha256};
 
@@ -33,13 +33,15 @@ impl Run<'_> {
         picture: Picture,
         verdict: Verdict,
         prompts: Vec<PromptReport>,
-    ) -> GeneratedImage {
+    ) -> Result<GeneratedImage, GenerateError> {
+        let unread = |error| GenerateError::caused_by(ErrorKind::Internal, "cannot hash the weights", error);
+        let model_hash = self.model.hash().map_err(unread)?.to_owned();
         let accelerations = self.accelerated();
         let Self { model, request, plan, steering, notes, guided, whole: _, progress: _ } = self;
         let receipt = Receipt {
             engine: format!("pentimento {}", env!("CARGO_PKG_VERSION")),
             model: model.options.name.clone(),
-            model_hash: model.hash().to_owned(),
+            model_hash,
             task: match request.task {
                 Task::TextToImage => "text-to-image",
                 Task::ImageToImage { .. } => "image-to-image",
@@ -79,6 +81,6 @@ impl Run<'_> {
             timings: Vec::new(),
             peak_memory: None,
         };
-        GeneratedImage { picture, receipt }
+        Ok(GeneratedImage { picture, receipt })
     }
 }
