@@ -22,6 +22,7 @@ The classifier has to say how good it is itself on held-out renderings; read the
 import argparse
 import json
 import random
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -151,10 +152,15 @@ def seam(picture, mask):
 class Evaluation:
     def __init__(self, folder, seeds, steps, guidance):
         self.sampler, self.seeds, self.library = Sampler(folder, steps, guidance), seeds, Library()
-        self.classifier, self.rows = Classifier(), {}
-        state = torch.load(WORK / "classifier.pt", weights_only=True)
-        self.classifier.load_state_dict(state["network"])
+        self.rows = {}
+
+    @cached_property
+    def classifier(self):
+        """Read where something has to be recognised: the other lines can be measured without it."""
+        network, state = Classifier(), torch.load(WORK / "classifier.pt", weights_only=True)
+        network.load_state_dict(state["network"])
         self.note("classifier itself, first / five", state["first"], state["five"])
+        return network
 
     def note(self, name, *values):
         self.rows[name] = [round(float(value), 3) for value in values]

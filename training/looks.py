@@ -88,6 +88,8 @@ STYLES = {"line art": line_art, "pixel art": pixel_art, "low poly": low_poly, "n
 
 # --- what the adapters teach
 
+PAPER = np.array([0.99, 0.94, 0.86], np.float32)  # of pastels: white becomes cream
+
 
 def plaster(picture, opacity=None):
     """White plaster, lit from the upper left: a cut-out swells towards its middle, a whole picture becomes a relief."""
@@ -130,14 +132,14 @@ def pencil(picture, noise):
 
 
 def pastel(picture):
-    """Few soft colours with thick plum-coloured outlines."""
+    """Few pale colours on a cream-coloured paper, with thick plum-coloured outlines."""
     scale, flat = picture.shape[0] / 256, _bytes(picture)
     for _ in range(3):
         flat = cv2.bilateralFilter(flat, 9, 40, 7 * scale)
     hsv = cv2.cvtColor(flat, cv2.COLOR_RGB2HSV).astype(np.float32)
     saturation, value = hsv[..., 1] / 255, np.floor(hsv[..., 2] / 255 * 4 + 0.5) / 4
-    soft = np.stack([hsv[..., 0], 255 * np.clip(0.58 * saturation, 0, 0.5), 255 * (0.60 + 0.40 * value)], -1)
-    colours = cv2.cvtColor(_bytes(soft), cv2.COLOR_HSV2RGB).astype(np.float32)
+    soft = np.stack([hsv[..., 0], 255 * np.clip(0.5 * saturation, 0, 0.4), 255 * (0.72 + 0.28 * value)], -1)
+    colours = cv2.cvtColor(_bytes(soft), cv2.COLOR_HSV2RGB).astype(np.float32) * PAPER
     edges = (np.hypot(*_slope(_blurred(_contrast(picture), 2 * scale))) > 0.20).astype(np.uint8)
     edges = cv2.dilate(edges, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))).astype(np.float32)
     ink = np.clip(1.3 * _blurred(edges, 1.2 * scale), 0, 1)[..., None]
