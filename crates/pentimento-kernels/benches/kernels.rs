@@ -96,7 +96,7 @@ impl Bench {
         let shape = [1, c_in, from, from];
         let (x, w) = (values(shape.iter().product()), values(c_out * c_in * 9));
         let (bias, mut out) = (values(c_out), vec![0.0; c_out * size * size]);
-        let packed = PackedConv::pack_winograd_f16(&w[..], c_out, c_in);
+        let packed = PackedConv::pack_winograd_bf16(&w[..], c_out, c_in);
         let mut sums = vec![[0.0; 2]; c_in];
         add_channel_sums(&x, from * from, &mut sums);
         let norm = ChannelNorm::new(&sums, from * from, 32, &vec![1.0; c_in], &vec![0.0; c_in], 1e-6);
@@ -117,7 +117,7 @@ impl Bench {
         let flops = 2 * 2 * size * size * c_in * c_out * 9;
         for (storage, packed) in [
             ("F32", PackedConv::pack_winograd(&w[..], c_out, c_in)),
-            ("F16", PackedConv::pack_winograd_f16(&w[..], c_out, c_in)),
+            ("Bf16", PackedConv::pack_winograd_bf16(&w[..], c_out, c_in)),
         ] {
             self.run(&format!("winograd {storage} 3x3 {c_in}->{c_out} {size}x{size}"), flops, || {
                 conv2d(black_box(&x), shape, &packed, &options, &mut out);

@@ -131,31 +131,32 @@ impl Arith for Plain {
 }
 
 /// Compiles a generic `#[inline(always)] fn body::<A: Arith>(…)` once per level, so that the compiler vectorises it
-/// with that level's instructions, and defines `fn name(isa, …)` that calls the right copy.
+/// with that level's instructions, and defines `fn name(isa, …)` that calls the right copy. Both may have a constant
+/// parameter: `fn name<const N: usize>(…) = body`, of a `body::<A, N>`.
 macro_rules! per_isa {
-    ($vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
-        $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
+    ($vis:vis fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+        $vis fn $name $(<const $n: usize>)? (isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? {
-                $body::<$crate::isa::Fused>($($arg),*)
+            fn avx512 $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? {
+                $body::<$crate::isa::Fused $(, $n)?>($($arg),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? {
-                $body::<$crate::isa::Fused>($($arg),*)
+            fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? {
+                $body::<$crate::isa::Fused $(, $n)?>($($arg),*)
             }
             match isa {
                 // SAFETY: an `Isa` value other than the machine's own is only made current by `Isa::run`, which
                 // checks that the machine can run it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx512 | $crate::isa::Isa::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::isa::Isa::Avx512 | $crate::isa::Isa::Avx512Bf16 => unsafe { avx512 $(::<$n>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Isa::Avx2 => unsafe { avx2 $(::<$n>)? ($($arg),*) },
                 #[cfg(target_arch = "aarch64")]
-                $crate::isa::Isa::Neon => $body::<$crate::isa::Fused>($($arg),*),
-                _ => $body::<$crate::isa::Plain>($($arg),*),
+                $crate::isa::Isa::Neon => $body::<$crate::isa::Fused $(, $n)?>($($arg),*),
+                _ => $body::<$crate::isa::Plain $(, $n)?>($($arg),*),
             }
         }
     };

@@ -1,7 +1,7 @@
 //! Weights of a 3×3 convolution for Winograd's algorithm: kept as their nine taps, `[c_out][9][c_in]`, and made into the
-//! 36 values of a tile's transform when they are used.
+//! values of a tile's transform when they are used.
 //!
-//! The values would take four times the memory of the taps and four times their bandwidth; to make them costs about
+//! The values would take up to four times the memory of the taps and their bandwidth; to make them costs about
 //! as much as to widen them from half precision. Channels are lanes.
 
 use half::f16;
@@ -10,55 +10,69 @@ use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 use std::ops::Range;
 
-use super::winograd::{A, B, IN};
+use super::winograd::{A, B, FLAT, Form, IN, MOST_VALUES, SQUARE};
+use crate::bf16::round_slice;
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::WeightsRef;
-use crate::scratch::{LANES, Line, floats_mut, prefetch};
+use crate::scratch::{LANES, Line, floats_mut, halves_mut, prefetch};
 
 /// Taps of a kernel.
 const TAPS: usize = 9;
 
-/// Input channels whose values are made at once at most.
-pub(super) const PANEL_STEPS: usize = 112;
+/// Input channels whose values are made at once at most, in either form.
+const PANEL_STEPS: usize = 224;
 
-/// Where the values of some weights lie: `[36][value_stride lines, of which output channel and row_lines]`.
+/// Where the values of some weights lie: `[value][value_stride lines, of which output channel and row_lines]`.
 #[derive(Clone, Copy)]
 pub(super) struct PanelShape {
     /// Lines of an output channel.
     pub(super) row_lines: usize,
-    /// Lines from one of the 36 values to the next.
+    /// Lines from one of a tile's values to the next.
     pub(super) value_stride: usize,
+}
+
+/// The taps, and the tiles that they are for.
+#[derive(Clone, Debug)]
+pub(super) struct WinogradWeights {
+    form: Form,
+    taps: Taps,
 }
 
 /// The taps, by storage.
 #[derive(Clone, Debug)]
-pub(super) enum WinogradWeights {
+enum Taps {
     F32(Vec<f32>),
     F16(Vec<f16>),
 }
 
 impl WinogradWeights {
-    pub(super) fn new_f32(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+    /// Taps in f32 for products in f32.
+    pub(super) fn new_square(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         let mut taps = vec![0.0; c_out * TAPS * c_in];
         by_taps(weights, c_in, &mut taps, |row, out| out.copy_from_slice(row));
-        WinogradWeights::F32(taps)
+        WinogradWeights { form: Form::Square, taps: Taps::F32(taps) }
     }
 
-    pub(super) fn new_f16(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+    /// Taps in f16 for products in bf16.
+    pub(super) fn new_flat(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         // Zeros that the system gives, so that threads share the work of its first touch: of f16 they would be written here.
         let mut taps = vec![0_u16; c_out * TAPS * c_in].reinterpret_into::<f16>();
         by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
-        WinogradWeights::F16(taps)
+        WinogradWeights { form: Form::Flat, taps: Taps::F16(taps) }
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
     }
 
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            WinogradWeights::F32(taps) => size_of_val(&taps[..]),
-            WinogradWeights::F16(taps) => size_of_val(&taps[..]),
+        match &self.taps {
+            Taps::F32(taps) => size_of_val(&taps[..]),
+            Taps::F16(taps) => size_of_val(&taps[..]),
         }
     }
 
-    /// Makes the values of some input channels, at most [`PANEL_STEPS`], for some output channels.
+    /// Makes the values of some input channels, at most [`Form::panel_steps`], for some output channels.
     pub(super) fn expand(
         &self,
         isa: Isa,
@@ -69,24 +83,38 @@ impl WinogradWeights {
         shape: PanelShape,
     ) {
         let mut wide = [[0.0_f32; PANEL_STEPS]; TAPS];
+        let mut values = [Line::ZERO; MOST_VALUES * VALUE_LINES];
         let count = steps.len();
         for (row, channel) in channels.enumerate() {
             for (tap, wide) in wide.iter_mut().enumerate() {
                 let from = (channel * TAPS + tap) * c_in + steps.start;
                 // The same channels of the next row: each weight comes from far away and is used once per task.
                 let next = from + TAPS * c_in;
-                match self {
-                    WinogradWeights::F32(taps) => {
+                match &self.taps {
+                    Taps::F32(taps) => {
                         ask(&taps[..], next, count);
                         wide[..count].copy_from_slice(&taps[from..from + count]);
                     }
-                    WinogradWeights::F16(taps) => {
+                    Taps::F16(taps) => {
                         ask(&taps[..], next, count);
                         widen(isa, &taps[from..from + count], &mut wide[..count]);
                     }
                 }
             }
-            values_of_taps(isa, &wide, count, &mut panel[row * shape.row_lines..], shape.value_stride);
+            let panel = &mut panel[row * shape.row_lines..];
+            match self.form {
+                Form::Square => values_of_taps::<SQUARE>(isa, &wide, count, panel, shape.value_stride),
+                Form::Flat => {
+                    values_of_taps::<FLAT>(isa, &wide, count, &mut values, VALUE_LINES);
+                    let count = count.next_multiple_of(2);
+                    for (at, values) in
+                        values.chunks_exact_mut(VALUE_LINES).take(self.form.values()).enumerate()
+                    {
+                        let row = &mut panel[at * shape.value_stride..][..shape.row_lines];
+                        round_slice(isa, &floats_mut(values)[..count], &mut halves_mut(row)[..count]);
+                    }
+                }
+            }
         }
     }
 }
@@ -146,8 +174,11 @@ fn by_taps<T: Send>(
     );
 }
 
+/// Lines of one value of [`PANEL_STEPS`] channels in f32.
+const VALUE_LINES: usize = PANEL_STEPS / LANES;
+
 per_isa!(
-    fn values_of_taps(
+    fn values_of_taps<const H: usize>(
         taps: &[[f32; PANEL_STEPS]; TAPS],
         count: usize,
         panel: &mut [Line],
@@ -157,9 +188,9 @@ per_isa!(
 
 type Lanes = [f32; LANES];
 
-/// The 36 values of `count` kernels, [`LANES`] at a time.
+/// The values of `count` kernels, [`LANES`] at a time, for tiles with H rows of pixels.
 #[inline(always)]
-fn values_of_taps_body<R: Arith>(
+fn values_of_taps_body<R: Arith, const H: usize>(
     taps: &[[f32; PANEL_STEPS]; TAPS],
     count: usize,
     panel: &mut [Line],
@@ -172,9 +203,10 @@ fn values_of_taps_body<R: Arith>(
             for y in 0..3 {
                 column[y].copy_from_slice(&taps[3 * y + x][from..from + LANES]);
             }
-            columns[x] = transform_weights::<R>(&column);
+            columns[x] =
+                if H == FLAT { transform_weights_down(&column) } else { transform_weights::<R>(&column) };
         }
-        for y in 0..IN {
+        for y in 0..H + 2 {
             let mut row = [[0.0; LANES]; 3];
             for x in 0..3 {
                 row[x] = columns[x][y];
@@ -208,6 +240,20 @@ fn transform_weights<R: Arith>(g: &[Lanes; 3]) -> [Lanes; IN] {
         out[3][l] = even_b + odd_b;
         out[4][l] = even_b - odd_b;
         out[5][l] = g[2][l];
+    }
+    out
+}
+
+/// The same for the points 0, ±1 and ∞ alone. The last two stay zero.
+#[inline(always)]
+fn transform_weights_down(g: &[Lanes; 3]) -> [Lanes; IN] {
+    let mut out = [[0.0; LANES]; IN];
+    for l in 0..LANES {
+        let ends = g[0][l] + g[2][l];
+        out[0][l] = g[0][l];
+        out[1][l] = 0.5 * (ends + g[1][l]);
+        out[2][l] = 0.5 * (ends - g[1][l]);
+        out[3][l] = g[2][l];
     }
     out
 }

@@ -133,6 +133,8 @@ fn winograd_agrees_with_the_naive_loop() {
         case([1, 5, 13, 70], 9, 3, 1, Padding::all(1)),
         case([2, 4, 64, 64], 6, 3, 1, Padding::all(1)),
         case([1, 270, 6, 9], 13, 3, 1, uneven),
+        // Two strips, the second narrower than 16 tiles.
+        case([1, 3, 9, 90], 5, 3, 1, Padding::all(1)),
         upsampled,
     ];
     on_each_isa(|isa| {
@@ -140,20 +142,30 @@ fn winograd_agrees_with_the_naive_loop() {
             let mut random = Random(at as u64 + 100);
             let [batch, c_in, height, width] = case.shape;
             let (x, w) = (random.values(batch * c_in * height * width), random.values(case.c_out * c_in * 9));
-            let packed = PackedConv::pack_winograd(&w[..], case.c_out, c_in);
             let (padding, upsample) = (case.padding, case.upsample);
             let plain = ConvOptions { padding, upsample, ..ConvOptions::default() };
-            let size = conv2d_output_size(height, width, &packed, &plain);
+            let packed = [
+                (PackedConv::pack_winograd(&w[..], case.c_out, c_in), 1e-5),
+                (PackedConv::pack_winograd_bf16(&w[..], case.c_out, c_in), 3e-2),
+            ];
+            let size = conv2d_output_size(height, width, &packed[0].0, &plain);
             let len = batch * case.c_out * size.0 * size.1;
             let (bias, residual) = (random.values(case.c_out), random.values(len));
-            let mut out = vec![f32::NAN; len];
-            let options = ConvOptions { bias: Some(&bias), residual: Some(&residual), ..plain };
-            conv2d(&x, case.shape, &packed, &options, &mut out);
             let mut expected = naive(&x, &w, case, size);
             for (at, expected) in expected.iter_mut().enumerate() {
                 *expected += f64::from(bias[at / (size.0 * size.1) % case.c_out]) + f64::from(residual[at]);
             }
-            assert_close(&out, &expected, 1e-5, &format!("{isa:?} case {at}"));
+            let options = ConvOptions { bias: Some(&bias), residual: Some(&residual), ..plain };
+            for (packed, tolerance) in packed {
+                let mut out = vec![f32::NAN; len];
+                conv2d(&x, case.shape, &packed, &options, &mut out);
+                assert_close(
+                    &out,
+                    &expected,
+                    tolerance,
+                    &format!("{isa:?} {:?} case {at}", packed.precision()),
+                );
+            }
         }
     });
 }
@@ -174,7 +186,7 @@ fn winograd_is_accurate_at_many_channels() {
         for (packed, tolerance) in [
             (PackedConv::pack(&w[..], [8, 640, 3, 3], Precision::F32), 5e-6),
             (PackedConv::pack_winograd(&w[..], 8, 640), 1e-5),
-            (PackedConv::pack_winograd_f16(&w[..], 8, 640), 1e-2),
+            (PackedConv::pack_winograd_bf16(&w[..], 8, 640), 5e-2),
             (PackedConv::pack(&w[..], [8, 640, 3, 3], Precision::Bf16), 2e-2),
         ] {
             let mut out = vec![0.0; exact.len()];
@@ -211,6 +223,7 @@ fn a_norm_on_the_way_in_is_the_norm_before() {
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Bf16),
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Int8),
             PackedConv::pack_winograd(&w[..], c_out, c_in),
+            PackedConv::pack_winograd_bf16(&w[..], c_out, c_in),
         ] {
             let plain = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
             let normed = ConvOptions { norm: Some(&norm), ..plain };
@@ -230,7 +243,7 @@ fn without_inputs_the_bias_is_left() {
         PackedConv::pack(none, [3, 0, 3, 3], Precision::F32),
         PackedConv::pack(none, [3, 0, 3, 3], Precision::Int8),
         PackedConv::pack_winograd(none, 3, 0),
-        PackedConv::pack_winograd_f16(none, 3, 0),
+        PackedConv::pack_winograd_bf16(none, 3, 0),
     ] {
         let mut out = vec![f32::NAN; 3 * 8 * 8];
         conv2d(&[], [1, 0, 8, 8], &packed, &options, &mut out);
@@ -247,10 +260,10 @@ fn the_algorithm_follows_from_the_size() {
         let packed = PackedConv::pack_for(&w[..64 * c_in * 9], [64, c_in, 3, 3], precision, pixels);
         (packed.precision(), packed.bytes() / (64 * c_in * 9))
     };
-    // The precision of the products, and bytes a weight: Winograd multiplies in f32 and keeps taps of the precision's size.
+    // The precision of the products, and bytes a weight.
     assert_eq!(packed(64, Precision::Bf16, 0), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::Bf16, 8 * 8), (Precision::Bf16, 2));
-    assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::F32, 2));
+    assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 4));
     assert_eq!(packed(64, Precision::Int8, 8 * 8), (Precision::Int8, 1));
     assert_eq!(packed(64, Precision::Int8, 64 * 64), (Precision::Int8, 1));
@@ -278,7 +291,7 @@ fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
                 .to_vec();
             if kernel == 3 {
                 all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in));
-                all_packed.push(PackedConv::pack_winograd_f16(&w[..], c_out, c_in));
+                all_packed.push(PackedConv::pack_winograd_bf16(&w[..], c_out, c_in));
             }
             for packed in all_packed {
                 let options = ConvOptions { padding: Padding::all(kernel / 2), ..ConvOptions::default() };

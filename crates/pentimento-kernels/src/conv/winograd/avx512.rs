@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{A, AHEAD, B, IN, OUT, VALUES};
+use super::{A, AHEAD, B, FLAT, IN, OUT, SQUARE, values_in};
 use crate::scratch::{LANES, Line, prefetch};
 
 /// Tiles that must follow each other in a row: half a register.
@@ -17,6 +17,9 @@ pub(super) fn fits(at: &[u32; LANES]) -> bool {
     follow(&at[..RUN]) && follow(&at[RUN..])
 }
 
+/// The transform of 16 tiles with H rows of pixels: the first H + 2 rows.
+type Values = [[__m512; IN]; IN];
+
 /// See [`super::values_of`]; the tiles [`fits`].
 #[target_feature(enable = "avx512f")]
 pub(super) fn inputs_of_channel(
@@ -26,9 +29,55 @@ pub(super) fn inputs_of_channel(
     inputs: &mut [Line],
     stride: usize,
 ) {
-    assert!(inputs.len() > (VALUES - 1) * stride, "lines for the values of a tile");
-    let mut rows = [[_mm512_setzero_ps(); IN]; IN];
-    for (y, row) in rows.iter_mut().enumerate() {
+    assert!(inputs.len() > (values_in(SQUARE) - 1) * stride, "lines for the values of a tile");
+    let values = values::<SQUARE>(stage, at, columns);
+    for x in 0..IN {
+        for y in 0..IN {
+            let line = inputs.as_mut_ptr().wrapping_add((y * IN + x) * stride);
+            prefetch(line.wrapping_add(AHEAD).cast());
+            // SAFETY: the line lies inside by the assertion above, and is aligned as the register is long.
+            unsafe { _mm512_store_ps(line.cast(), values[y][x]) };
+        }
+    }
+}
+
+/// The same for two channels, whose values are written as pairs of bf16.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn inputs_of_pair(
+    [low, high]: [&[f32]; 2],
+    at: &[u32; LANES],
+    columns: usize,
+    inputs: &mut [Line],
+    stride: usize,
+) {
+    assert!(inputs.len() > (values_in(FLAT) - 1) * stride, "lines for the values of a tile");
+    let (low, high) = (values::<FLAT>(low, at, columns), values::<FLAT>(high, at, columns));
+    // Halves of the two registers in turns.
+    let in_turns = _mm512_or_si512(
+        _mm512_cvtepu16_epi32(_mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)),
+        _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_setr_epi16(
+            16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+        ))),
+    );
+    for x in 0..IN {
+        for y in 0..FLAT + 2 {
+            let line = inputs.as_mut_ptr().wrapping_add((y * IN + x) * stride);
+            prefetch(line.wrapping_add(AHEAD).cast());
+            let rounded = _mm512_cvtne2ps_pbh(high[y][x], low[y][x]);
+            // SAFETY: both are 32 halves.
+            let rounded = unsafe { std::mem::transmute::<__m512bh, __m512i>(rounded) };
+            let pairs = _mm512_permutexvar_epi16(in_turns, rounded);
+            // SAFETY: the line lies inside by the assertion above, and is aligned as the register is long.
+            unsafe { _mm512_store_si512(line.cast(), pairs) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn values<const H: usize>(stage: &[f32], at: &[u32; LANES], columns: usize) -> Values {
+    let mut values = [[_mm512_setzero_ps(); IN]; IN];
+    for (y, row) in values.iter_mut().enumerate().take(H + 2) {
         let half = |first: u32| {
             let seen: &[f32; SEEN] = stage[first as usize + y * columns..].first_chunk().expect("a run");
             seen
@@ -37,17 +86,15 @@ pub(super) fn inputs_of_channel(
     }
     for x in 0..IN {
         let mut column = [_mm512_setzero_ps(); IN];
-        for y in 0..IN {
-            column[y] = rows[y][x];
+        for y in 0..H + 2 {
+            column[y] = values[y][x];
         }
-        let column = transform_input(column);
-        for y in 0..IN {
-            let line = inputs.as_mut_ptr().wrapping_add((y * IN + x) * stride);
-            prefetch(line.wrapping_add(AHEAD).cast());
-            // SAFETY: the line lies inside by the assertion above, and is aligned as the register is long.
-            unsafe { _mm512_store_ps(line.cast(), column[y]) };
+        let column = if H == FLAT { transform_input_down(column) } else { transform_input(column) };
+        for y in 0..H + 2 {
+            values[y][x] = column[y];
         }
     }
+    values
 }
 
 /// Two runs of tiles, as the six columns that each tile sees.
@@ -86,19 +133,19 @@ fn sorted(first: &[f32; SEEN], second: &[f32; SEEN]) -> [__m512; IN] {
 
 /// See [`super::pixels_of`].
 #[target_feature(enable = "avx512f")]
-pub(super) fn outputs(sums: &[Line], stride: usize, rows: &mut [[f32; OUT * LANES]; OUT]) {
-    assert!(sums.len() > (VALUES - 1) * stride, "lines of a tile's sums");
-    let mut half = [[_mm512_setzero_ps(); IN]; OUT];
+pub(super) fn outputs<const H: usize>(sums: &[Line], stride: usize, rows: &mut [[f32; OUT * LANES]; H]) {
+    assert!(sums.len() > (values_in(H) - 1) * stride, "lines of a tile's sums");
+    let mut half = [[_mm512_setzero_ps(); IN]; H];
     for x in 0..IN {
         let mut column = [_mm512_setzero_ps(); IN];
-        for (y, value) in column.iter_mut().enumerate() {
+        for (y, value) in column.iter_mut().enumerate().take(H + 2) {
             let line = sums.as_ptr().wrapping_add((y * IN + x) * stride);
             prefetch(line.wrapping_add(AHEAD).cast());
             // SAFETY: the line lies inside by the assertion above, and is aligned as the register is long.
             *value = unsafe { _mm512_load_ps(line.cast()) };
         }
-        let column = transform_output(&column);
-        for y in 0..OUT {
+        let column = if H == FLAT { transform_output_down(&column) } else { transform_output(&column) };
+        for y in 0..H {
             half[y][x] = column[y];
         }
     }
@@ -172,36 +219,86 @@ fn transform_output([m0, m1, m2, m3, m4, m5]: &[__m512; IN]) -> [__m512; OUT] {
     ]
 }
 
+/// See [`super::transform_input_down`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transform_input_down([d0, d1, d2, d3, ..]: [__m512; IN]) -> [__m512; IN] {
+    let zero = _mm512_setzero_ps();
+    [_mm512_sub_ps(d0, d2), _mm512_add_ps(d1, d2), _mm512_sub_ps(d2, d1), _mm512_sub_ps(d1, d3), zero, zero]
+}
+
+/// See [`super::transform_output_down`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transform_output_down([m0, m1, m2, m3, ..]: &[__m512; IN]) -> [__m512; OUT] {
+    let zero = _mm512_setzero_ps();
+    let first = _mm512_add_ps(_mm512_add_ps(*m0, *m1), *m2);
+    [first, _mm512_sub_ps(_mm512_sub_ps(*m1, *m2), *m3), zero, zero]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::isa::Isa;
+
+    /// A picture's window and the offsets of tiles that fit, for both ways in which the two halves of a group can lie.
+    fn cases() -> (Vec<f32>, usize, [[u32; LANES]; 2]) {
+        let value = |index: usize| ((index * 37 % 101) as f32 - 50.0) / 9.0;
+        let columns = 80;
+        let at = [RUN * OUT, 4 * columns].map(|second| {
+            let mut at = [0_u32; LANES];
+            for lane in 0..LANES {
+                at[lane] = (3 + lane / RUN * second + lane % RUN * OUT) as u32;
+            }
+            assert!(fits(&at));
+            at
+        });
+        ((0..2000).map(value).collect(), columns, at)
+    }
 
     #[test]
     fn the_transforms_are_those_of_plain_code_bit_for_bit() {
         if Isa::detect() < Isa::Avx512 {
             return;
         }
-        let value = |index: usize| ((index * 37 % 101) as f32 - 50.0) / 9.0;
-        let stage: Vec<f32> = (0..2000).map(value).collect();
-        let columns = 80;
-        for second in [RUN * OUT, 4 * columns] {
-            let mut at = [0_u32; LANES];
-            for lane in 0..LANES {
-                at[lane] = (3 + lane / RUN * second + lane % RUN * OUT) as u32;
-            }
-            assert!(fits(&at));
-            let stride = 3;
-            let [mut fast, mut plain] = [(); 2].map(|()| vec![Line::ZERO; VALUES * stride]);
+        let (stage, columns, cases) = cases();
+        let stride = 3;
+        for at in cases {
+            let [mut fast, mut plain] = [(); 2].map(|()| vec![Line::ZERO; values_in(SQUARE) * stride]);
             // SAFETY: the machine has AVX-512.
             unsafe { inputs_of_channel(&stage, &at, columns, &mut fast, stride) };
-            super::super::inputs_of_channel(Isa::Avx512, &stage, &at, columns, &mut plain, stride);
+            super::super::inputs_of_channel::<SQUARE>(Isa::Avx512, &stage, &at, columns, &mut plain, stride);
             assert!(fast.iter().zip(&plain).all(|(fast, plain)| fast.0 == plain.0));
-            let [mut fast_rows, mut plain_rows] = [[[0.0; OUT * LANES]; OUT]; 2];
-            // SAFETY: the machine has AVX-512.
-            unsafe { outputs(&fast, stride, &mut fast_rows) };
-            super::super::outputs(Isa::Avx512, &plain, stride, &mut plain_rows);
-            assert_eq!(fast_rows, plain_rows);
+            same_outputs::<SQUARE>(&fast, stride);
+            same_outputs::<FLAT>(&fast, stride);
+        }
+    }
+
+    fn same_outputs<const H: usize>(sums: &[Line], stride: usize) {
+        let [mut fast, mut plain] = [[[0.0; OUT * LANES]; H]; 2];
+        // SAFETY: the machine has AVX-512, as the caller has found.
+        unsafe { outputs(sums, stride, &mut fast) };
+        super::super::outputs(Isa::Avx512, sums, stride, &mut plain);
+        assert_eq!(fast, plain);
+    }
+
+    #[test]
+    fn pairs_are_those_of_plain_code_bit_for_bit() {
+        if Isa::detect() < Isa::Avx512Bf16 {
+            return;
+        }
+        let (stage, columns, cases) = cases();
+        let stride = 3;
+        for at in cases {
+            let [mut fast, mut plain] = [(); 2].map(|()| vec![Line::ZERO; values_in(FLAT) * stride]);
+            // SAFETY: the machine has AVX-512 and bf16.
+            unsafe { inputs_of_pair([&stage, &stage[7..]], &at, columns, &mut fast, stride) };
+            let mut of_each = [[Line::ZERO; values_in(FLAT)]; 2];
+            for (from, lines) in [0, 7].into_iter().zip(&mut of_each) {
+                super::super::inputs_of_channel::<FLAT>(Isa::Avx512, &stage[from..], &at, columns, lines, 1);
+            }
+            super::super::pairs(Isa::Avx512, &of_each, &mut plain, stride);
+            assert!(fast.iter().zip(&plain).all(|(fast, plain)| fast.0 == plain.0));
         }
     }
 }
