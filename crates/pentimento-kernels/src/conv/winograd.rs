@@ -87,7 +87,7 @@ impl Form {
     fn task_groups(self) -> usize {
         match self {
             Form::Square => GROUPS,
-            Form::Flat => 2 * GROUPS,
+            Form::Flat => MOST_GROUPS,
         }
     }
 }
@@ -103,6 +103,9 @@ pub(super) const fn values_in(rows: usize) -> usize {
 
 /// Values of any tile's transform at most.
 pub(super) const MOST_VALUES: usize = values_in(SQUARE);
+
+/// Groups of 16 tiles in a task at most, in either form.
+const MOST_GROUPS: usize = 2 * GROUPS;
 
 /// Output channels whose weights are made and used at once.
 const PANEL_ROWS: usize = 6 * ROWS;
@@ -292,7 +295,7 @@ impl Plan<'_> {
         }
     }
 
-    /// The same for groups of one image and one strip.
+    /// The same for groups of one image and one strip, at most [`MOST_GROUPS`].
     fn transform_strip(&self, groups: Range<usize>, inputs: &mut [Line]) {
         let (image, tiles) = self.group(groups.start);
         let (top, left, right) = self.place(tiles.start);
@@ -307,17 +310,15 @@ impl Plan<'_> {
         let plane = window.rows * window.columns;
         let c_in = self.layer.w.c_in();
         let per_word = self.form.per_word();
-        // A tile that is not there is taken for the first of its group.
-        let offsets = |group: usize| {
+        // Where each group's tiles lie in the window. A tile that is not there is taken for the first of its group.
+        let mut offsets = [[0_u32; LANES]; MOST_GROUPS];
+        for (group, at) in groups.clone().zip(&mut offsets) {
             let tiles = self.group(group).1;
-            let mut at = [0_u32; LANES];
             for (lane, at) in at.iter_mut().enumerate() {
-                let tile = tiles.start + if lane < tiles.len() { lane } else { 0 };
-                let (y, x, _) = self.place(tile);
+                let (y, x, _) = self.place(tiles.start + if lane < tiles.len() { lane } else { 0 });
                 *at = ((y - top) * rows * window.columns + (x - left) * OUT) as u32;
             }
-            at
-        };
+        }
         scratch::with(per_word * plane, |stage| {
             let stage = &mut floats_mut(stage)[..per_word * plane];
             for channel in (0..c_in).step_by(per_word) {
@@ -326,12 +327,10 @@ impl Plan<'_> {
                     stage[plane..].fill(0.0);
                 }
                 self.layer.patches.stage(image, channels, &window, 2, stage);
-                for (group, inputs) in
-                    groups.clone().zip(inputs.chunks_exact_mut(self.form.values() * self.stride))
-                {
-                    let at = offsets(group);
+                let of_groups = inputs.chunks_exact_mut(self.form.values() * self.stride);
+                for (at, inputs) in offsets.iter().zip(of_groups) {
                     let inputs = &mut inputs[channel / per_word..];
-                    values_of(self.layer.isa, self.form, stage, &at, window.columns, inputs, self.stride);
+                    values_of(self.layer.isa, self.form, stage, at, window.columns, inputs, self.stride);
                 }
             }
         });
