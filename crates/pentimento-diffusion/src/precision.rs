@@ -4,12 +4,10 @@
 //! levels. What is small or sensitive stays in floats, as do products without weights (attention), texts and autoencoder.
 
 use crate::ops::{Precision, fastest_precision};
-use std::sync::LazyLock;
 
 /// The floats that this processor multiplies faster. Measured once, so that all models of a process have the same.
 pub fn fastest_floats() -> Precision {
-    static MEASURED: LazyLock<Precision> = LazyLock::new(fastest_precision);
-    *MEASURED
+    fastest_precision()
 }
 
 /// What stays in floats beside layers in `precision`.

@@ -70,6 +70,26 @@ pub(crate) fn gelu_of<A: Arith>(x: f32) -> f32 {
     0.5 * x * (1.0 + erf::<A>(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// [`gelu_of`] within 4e-5, a twentieth of what rounding a result of 1 to bf16 costs, in a third of the instructions. The
+/// polynomial is our own minimax fit to `erf(x/√2) / x` in `x²`, which gives 1 where it ends.
+#[inline(always)]
+fn near_gelu_of<A: Arith>(x: f32) -> f32 {
+    const END: f32 = 4.35;
+    let t = if x > END { END } else { x };
+    let t = if t < -END { -END } else { t };
+    let s = t * t;
+    let mut p = A::fma(8.661_15e-11, s, -8.792_107_5e-9);
+    p = A::fma(p, s, 3.934_056_3e-7);
+    p = A::fma(p, s, -1.031_213_6e-5);
+    p = A::fma(p, s, 1.782_149_2e-4);
+    p = A::fma(p, s, -2.173_557_9e-3);
+    p = A::fma(p, s, 1.952_375_3e-2);
+    p = A::fma(p, s, -0.132_600_17);
+    p = A::fma(p, s, 0.797_833_6);
+    let half = 0.5 * x;
+    A::fma(half, t * p, half)
+}
+
 #[inline(always)]
 pub(crate) fn quick_gelu_of<A: Arith>(x: f32) -> f32 {
     x / (1.0 + exp::<A>(-1.702 * x)) // 1.702: the constant of CLIP's quick-GELU.
@@ -79,6 +99,7 @@ per_isa!(fn silu_chunk(x: &mut [f32]) = silu_body);
 per_isa!(fn gelu_chunk(x: &mut [f32]) = gelu_body);
 per_isa!(fn quick_gelu_chunk(x: &mut [f32]) = quick_gelu_body);
 per_isa!(pub(crate) fn geglu_row(x: &[f32], out: &mut [f32]) = geglu_body);
+per_isa!(pub(crate) fn near_geglu_row(x: &[f32], out: &mut [f32]) = near_geglu_body);
 per_isa!(fn softmax_row(row: &mut [f32]) = softmax_body);
 
 #[inline(always)]
@@ -101,6 +122,15 @@ fn geglu_body<A: Arith>(x: &[f32], out: &mut [f32]) {
     let (values, gates) = x.split_at(out.len());
     for ((out, value), gate) in out.iter_mut().zip(values).zip(gates) {
         *out = value * gelu_of::<A>(*gate);
+    }
+}
+
+/// With [`near_gelu_of`].
+#[inline(always)]
+fn near_geglu_body<A: Arith>(x: &[f32], out: &mut [f32]) {
+    let (values, gates) = x.split_at(out.len());
+    for ((out, value), gate) in out.iter_mut().zip(values).zip(gates) {
+        *out = value * near_gelu_of::<A>(*gate);
     }
 }
 

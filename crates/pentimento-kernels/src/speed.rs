@@ -1,6 +1,7 @@
 //! Measures which precision this machine multiplies faster. The CPU's flags do not say: on some, the bf16 dot product
 //! exists but has half the speed of f32.
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
@@ -51,8 +52,12 @@ pub fn measure_peak(precision: Precision) -> f64 {
     rayon::broadcast(|_| isa.run(|| measure_precision(precision))).into_iter().sum()
 }
 
-/// The precision with the higher [`measure_precision`]; bf16 must be clearly faster, since it is less exact.
+/// The precision with the higher [`measure_precision`], measured once in a process; bf16 must be clearly faster, since it is
+/// less exact.
 pub fn fastest_precision() -> Precision {
-    let (single, half) = (measure_precision(Precision::F32), measure_precision(Precision::Bf16));
-    if half > 1.2 * single { Precision::Bf16 } else { Precision::F32 }
+    static FASTEST: LazyLock<Precision> = LazyLock::new(|| {
+        let (single, half) = (measure_precision(Precision::F32), measure_precision(Precision::Bf16));
+        if half > 1.2 * single { Precision::Bf16 } else { Precision::F32 }
+    });
+    *FASTEST
 }

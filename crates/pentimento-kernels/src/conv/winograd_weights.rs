@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::winograd::{A, B, FLAT, Form, IN, MOST_VALUES, SQUARE};
 use crate::bf16::round_slice;
+use crate::int8::Column;
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::WeightsRef;
 use crate::scratch::{LANES, Line, floats_mut, halves_mut, prefetch};
@@ -43,6 +44,8 @@ pub(super) struct WinogradWeights {
 enum Taps {
     F32(Vec<f32>),
     F16(Vec<f16>),
+    /// In steps, and what a step means in each output channel.
+    Int8(Vec<i8>, Vec<f32>),
 }
 
 impl WinogradWeights {
@@ -61,6 +64,21 @@ impl WinogradWeights {
         WinogradWeights { form: Form::Flat, taps: Taps::F16(taps) }
     }
 
+    /// Taps of eight bits for products in bf16.
+    pub(super) fn new_flat_int8(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+        let (mut taps, mut scales) = (vec![0; c_out * TAPS * c_in], vec![0.0; c_out]);
+        let channels = taps.par_chunks_mut((TAPS * c_in).max(1)).zip(&mut scales).enumerate();
+        channels.for_each_init(
+            || vec![0.0; TAPS * c_in],
+            |kernels, (channel, (taps, scale))| {
+                weights.read(channel * TAPS * c_in, kernels);
+                let put = |at: usize, steps| taps[at % TAPS * c_in + at / TAPS] = steps;
+                *scale = Column::quantise(kernels, put).scale;
+            },
+        );
+        WinogradWeights { form: Form::Flat, taps: Taps::Int8(taps, scales) }
+    }
+
     pub(super) fn form(&self) -> Form {
         self.form
     }
@@ -69,6 +87,7 @@ impl WinogradWeights {
         match &self.taps {
             Taps::F32(taps) => size_of_val(&taps[..]),
             Taps::F16(taps) => size_of_val(&taps[..]),
+            Taps::Int8(taps, scales) => size_of_val(&taps[..]) + size_of_val(&scales[..]),
         }
     }
 
@@ -99,6 +118,10 @@ impl WinogradWeights {
                         ask(&taps[..], next, count);
                         widen(isa, &taps[from..from + count], &mut wide[..count]);
                     }
+                    Taps::Int8(taps, scales) => {
+                        ask(&taps[..], next, count);
+                        widen_steps(isa, &taps[from..from + count], scales[channel], &mut wide[..count]);
+                    }
                 }
             }
             let panel = &mut panel[row * shape.row_lines..];
@@ -124,6 +147,13 @@ fn ask<T>(values: &[T], from: usize, count: usize) {
     for at in (0..count).step_by(64 / size_of::<T>()) {
         prefetch(values.as_ptr().wrapping_add(from + at).cast());
     }
+}
+
+per_isa!(fn widen_steps(steps: &[i8], scale: f32, to: &mut [f32]) = widen_steps_body);
+
+#[inline(always)]
+fn widen_steps_body<A: Arith>(steps: &[i8], scale: f32, to: &mut [f32]) {
+    to.iter_mut().zip(steps).for_each(|(to, steps)| *to = f32::from(*steps) * scale);
 }
 
 /// f16 to f32.

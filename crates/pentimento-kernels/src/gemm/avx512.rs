@@ -63,9 +63,13 @@ pub(super) unsafe fn int8_emulated_weights_left(rows: usize, groups: usize, tile
     tiles!(rows, groups, tile, int8_emulated_weights_left_tile, [1 2 3 4 5 6], [1 2 3 4])
 }
 
-/// Defines a tile: the loops are the same for each kind of step. `add` says how sums are added to `C`.
+/// Steps of `B` that floats ask for ahead: a block of it is larger than the first-level cache. Bytes gain nothing by it.
+const AHEAD: usize = 8;
+
+/// Defines a tile: the loops are the same for each kind of step. `add` says how sums are added to `C`, `ahead` how many steps of
+/// `B` are asked for ahead, if any.
 macro_rules! define_tile {
-    ($name:ident, $features:literal, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+    ($name:ident, $features:literal, $add:ident, $ahead:expr, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
         #[target_feature(enable = $features)]
         unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
             let mut sums = [[_mm512_setzero_ps(); G]; M];
@@ -82,6 +86,9 @@ macro_rules! define_tile {
                 for g in 0..G {
                     // SAFETY: B holds `steps` lines per group, each aligned to 64 bytes.
                     columns[g] = unsafe { _mm512_load_ps(b.add(g * group_stride)) };
+                    if $ahead > 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(g * group_stride + $ahead * LANES).cast());
+                    }
                 }
                 for m in 0..M {
                     // SAFETY: A holds `steps` words in each of M rows.
@@ -108,16 +115,20 @@ macro_rules! define_tile {
     };
 }
 
-define_tile!(f32_tile, "avx512f", _mm512_add_ps, |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), b, sum));
+define_tile!(f32_tile, "avx512f", _mm512_add_ps, AHEAD, |sum, a, b| _mm512_fmadd_ps(
+    _mm512_castsi512_ps(a),
+    b,
+    sum
+));
 
-define_tile!(bf16_tile, "avx512f,avx512bf16", _mm512_add_ps, |sum, a, b| {
+define_tile!(bf16_tile, "avx512f,avx512bf16", _mm512_add_ps, AHEAD, |sum, a, b| {
     // SAFETY: both are 512-bit registers of 16 pairs of bf16.
     let (a, b) =
         unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)) };
     _mm512_dpbf16_ps(sum, a, b)
 });
 
-define_tile!(bf16_emulated_tile, "avx512f", _mm512_add_ps, |sum, a, b| {
+define_tile!(bf16_emulated_tile, "avx512f", _mm512_add_ps, AHEAD, |sum, a, b| {
     let b = _mm512_castps_si512(b);
     let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
     let low = _mm512_fmadd_ps(
@@ -138,11 +149,11 @@ fn add_integers(a: __m512, b: __m512) -> __m512 {
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
 }
 
-define_tile!(int8_tile, "avx512f,avx512vnni", add_integers, |sum, a, b| {
+define_tile!(int8_tile, "avx512f,avx512vnni", add_integers, 0, |sum, a, b| {
     _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), a, _mm512_castps_si512(b)))
 });
 
-define_tile!(int8_weights_left_tile, "avx512f,avx512vnni", add_integers, |sum, a, b| {
+define_tile!(int8_weights_left_tile, "avx512f,avx512vnni", add_integers, 0, |sum, a, b| {
     _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(b), a))
 });
 
@@ -157,10 +168,10 @@ fn dot_bytes(sum: __m512, unsigned: __m512i, signed: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), _mm512_add_epi32(even, odd)))
 }
 
-define_tile!(int8_emulated_tile, "avx512f,avx512bw", add_integers, |sum, a, b| {
+define_tile!(int8_emulated_tile, "avx512f,avx512bw", add_integers, 0, |sum, a, b| {
     dot_bytes(sum, a, _mm512_castps_si512(b))
 });
 
-define_tile!(int8_emulated_weights_left_tile, "avx512f,avx512bw", add_integers, |sum, a, b| {
+define_tile!(int8_emulated_weights_left_tile, "avx512f,avx512bw", add_integers, 0, |sum, a, b| {
     dot_bytes(sum, _mm512_castps_si512(b), a)
 });

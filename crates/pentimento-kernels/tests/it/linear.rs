@@ -149,16 +149,24 @@ fn geglu_in_one_pass_is_the_same_as_in_two() {
                     let (mut wide, mut expected) = (vec![0.0; rows * 2 * n], vec![0.0; rows * n]);
                     linear(&x, &packed, bias, &mut wide, Epilogue::None);
                     geglu(&wide, n, &mut expected);
-                    assert_same_bytes(
-                        &run(bias),
-                        &expected,
-                        &format!("{isa:?} {precision:?} {rows}x{n}x{k}"),
-                    );
+                    let what = format!("{isa:?} {precision:?} {rows}x{n}x{k}");
+                    assert_same_gated(precision, &run(bias), &expected, &what);
                 }
                 same_for_any_threads(|| run(Some(&bias)));
             }
         }
     });
+}
+
+/// What GEGLU gives in one pass with the layer: the same bytes in f32; elsewhere its GELU may be off by 4e-5.
+fn assert_same_gated(precision: Precision, actual: &[f32], expected: &[f32], what: &str) {
+    match precision {
+        Precision::F32 => assert_same_bytes(actual, expected, what),
+        _ => {
+            let expected: Vec<f64> = expected.iter().copied().map(f64::from).collect();
+            assert_close(actual, &expected, 1e-4, what);
+        }
+    }
 }
 
 #[test]
@@ -198,7 +206,7 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
                 let gated = expected.iter().map(|x| x / (1.0 + (-x).exp())).collect::<Vec<_>>();
                 assert_close(&run(Epilogue::Silu), &gated, 4e-6, &what);
                 same_for_any_threads(|| run(Epilogue::None));
-                // In one pass with GEGLU behind it, the same bytes as in two.
+                // In one pass with GEGLU behind it, the same as in two.
                 if n % 32 == 0 || n == 80 {
                     let half = n / 2 / 16 * 16;
                     let (w, up) = (&w[..2 * half * k], &up[..2 * half * rank]);
@@ -210,7 +218,7 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
                     geglu(&wide, half, &mut expected);
                     let mut out = vec![f32::NAN; rows * half];
                     linear_geglu(&x, &packed, side, bias, &mut out);
-                    assert_same_bytes(&out, &expected, &what);
+                    assert_same_gated(precision, &out, &expected, &what);
                 }
             }
         }

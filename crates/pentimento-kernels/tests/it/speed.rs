@@ -6,7 +6,7 @@ use crate::on_each_isa;
 fn speeds_are_measured_in_milliseconds() {
     on_each_isa(|isa| {
         let speeds = Precision::ALL.map(measure_precision);
-        println!("{isa:?}: {speeds:.1?} GFLOP/s, {:?} is faster", fastest_precision());
+        println!("{isa:?}: {speeds:.1?} GFLOP/s; {:?} was found faster", fastest_precision());
         assert!(speeds.iter().all(|speed| speed.is_finite() && *speed > 0.0));
     });
 }
