@@ -194,6 +194,7 @@ fn main() {
         }
         bench.conv(precision, 1, 320, 320, 64);
         bench.conv(precision, 1, 1280, 1280, 16);
+        bench.conv(precision, 1, 256, 128, 512);
         if !Precision::FLOATS.contains(&precision) {
             continue; // Attention multiplies activations with one another.
         }

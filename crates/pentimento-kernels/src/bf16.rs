@@ -36,6 +36,24 @@ fn round_vectors(values: &[f32], out: &mut [u16]) {
     }
 }
 
+/// Rounds 16 values of two rows each into pairs, the first row's value in the lower half.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn pair_vectors(
+    low: std::arch::x86_64::__m512,
+    high: std::arch::x86_64::__m512,
+) -> std::arch::x86_64::__m512i {
+    use std::arch::x86_64::*;
+    // Of halves 0 to 15 and 16 to 31, in turns.
+    let first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let in_turns =
+        _mm512_or_si512(first, _mm512_slli_epi32::<16>(_mm512_add_epi32(first, _mm512_set1_epi32(16))));
+    // SAFETY: both are 32 halves.
+    let rounded = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+    _mm512_permutexvar_epi16(in_turns, rounded)
+}
+
 per_isa!(fn round_rest(values: &[f32], out: &mut [u16]) = round_rest_body);
 
 #[inline(always)]

@@ -41,7 +41,7 @@ pub struct AttentionShape {
 }
 
 /// Keys in a block of the sum. Results depend on it: changing it changes bytes.
-const BLOCK: usize = 256;
+const BLOCK: usize = 512;
 
 /// Queries in a task at most; packing a block of keys costs about as much as six queries' products with it.
 const TASK_QUERIES: usize = 160 * ROWS;

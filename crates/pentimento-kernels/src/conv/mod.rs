@@ -353,6 +353,9 @@ const TILE_PIXELS: usize = GROUPS * LANES;
 /// Register tiles in a task at most: 128 pixels of 256 steps are 128 KiB of patches.
 const TASK_TILES: usize = 2;
 
+/// The same where patches are pixels as they lie, of which longer runs come faster from memory.
+const TASK_PIXEL_TILES: usize = 8;
+
 /// Output channels in a task at most: 320 channels of 128 pixels are 160 KiB, which stay in the second-level cache
 /// from one block of steps to the next. The patches are gathered anew for each such block.
 const TASK_CHANNELS: usize = 320;
@@ -373,12 +376,17 @@ impl Layer<'_> {
     fn run(&self, words: &[u32], columns: &[Column], batch: usize) {
         let tiles_per_image = self.pixels.div_ceil(TILE_PIXELS);
         let tiles = batch * tiles_per_image;
-        let (task_tiles, task_channels) = task_shape(tiles, self.w.c_out(), rayon::current_num_threads());
+        let threads = rayon::current_num_threads();
+        let most = match self.are_pixels() {
+            true => (tiles / (4 * threads)).clamp(TASK_TILES, TASK_PIXEL_TILES),
+            false => TASK_TILES,
+        };
+        let (task_tiles, task_channels) = task_shape(tiles, most, self.w.c_out(), threads);
         let channel_tasks = self.w.c_out().div_ceil(task_channels.max(1));
         (0..tiles.div_ceil(task_tiles.max(1)) * channel_tasks).into_par_iter().with_max_len(1).for_each(
             |task| {
                 let first = task / channel_tasks * task_tiles;
-                let mut spots = [Spot { image: 0, pixel: 0, width: 0 }; TASK_TILES];
+                let mut spots = [Spot { image: 0, pixel: 0, width: 0 }; TASK_PIXEL_TILES];
                 let count = task_tiles.min(tiles - first);
                 for (spot, tile) in spots.iter_mut().zip(first..first + count) {
                     let pixel = tile % tiles_per_image * TILE_PIXELS;
@@ -401,10 +409,7 @@ impl Layer<'_> {
         scratch::with(spots.len() * GROUPS * STEPS * LANES, |lines| {
             for step in (0..steps.max(1)).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
-                for (spot, lines) in spots.iter().zip(lines.chunks_exact_mut(GROUPS * STEPS)) {
-                    let quantiser = self.quantisers.get(spot.image).copied().unwrap_or_default();
-                    self.patches.gather(spot, step..step + count, self.w.precision(), quantiser, lines);
-                }
+                self.gather(spots, step..step + count, lines);
                 for channel in channels.clone().step_by(ROWS) {
                     let rows = ROWS.min(channels.end - channel);
                     let a = words[channel * steps + step..].as_ptr();
@@ -420,6 +425,31 @@ impl Layer<'_> {
                 }
             }
         });
+    }
+
+    /// Whether patches are pixels as they lie, in floats.
+    fn are_pixels(&self) -> bool {
+        self.patches.are_pixels() && self.w.precision() != Precision::Int8
+    }
+
+    /// The patches of each spot for some steps: `[spot][groups][STEPS]`.
+    fn gather(&self, spots: &[Spot], steps: std::ops::Range<usize>, lines: &mut [Line]) {
+        if self.are_pixels() {
+            // Those of one image follow each other.
+            let mut from = 0;
+            for spots in spots.chunk_by(|one, next| one.image == next.image) {
+                let pixels =
+                    spots[0].pixel..spots[0].pixel + spots.iter().map(|spot| spot.width).sum::<usize>();
+                let lines = &mut lines[from * GROUPS * STEPS..];
+                self.patches.gather_pixels(spots[0].image, pixels, steps.clone(), self.w.precision(), lines);
+                from += spots.len();
+            }
+            return;
+        }
+        for (spot, lines) in spots.iter().zip(lines.chunks_exact_mut(GROUPS * STEPS)) {
+            let quantiser = self.quantisers.get(spot.image).copied().unwrap_or_default();
+            self.patches.gather(spot, steps.clone(), self.w.precision(), quantiser, lines);
+        }
     }
 
     fn tile(
@@ -497,12 +527,12 @@ impl Layer<'_> {
 }
 
 /// Register tiles and output channels of a task, so that every thread gets several. Does not influence the results.
-fn task_shape(tiles: usize, c_out: usize, threads: usize) -> (usize, usize) {
-    let tile_tasks = tiles.div_ceil(TASK_TILES).max(1);
+fn task_shape(tiles: usize, task_tiles: usize, c_out: usize, threads: usize) -> (usize, usize) {
+    let tile_tasks = tiles.div_ceil(task_tiles).max(1);
     let most = (c_out / 96).max(1); // Below some 100 channels gathering would be a large part of the work.
     let wanted = (4 * threads).div_ceil(tile_tasks).min(most);
     let channel_tasks = wanted.max(c_out.div_ceil(TASK_CHANNELS)).max(1);
-    (TASK_TILES, c_out.div_ceil(channel_tasks).next_multiple_of(ROWS))
+    (task_tiles, c_out.div_ceil(channel_tasks).next_multiple_of(ROWS))
 }
 
 /// What is added to some pixels of a channel, in this order.

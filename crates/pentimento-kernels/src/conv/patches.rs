@@ -10,10 +10,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{ConvOptions, Upsample};
+#[cfg(target_arch = "x86_64")]
+use crate::bf16::pair_vectors;
 use crate::bf16::round_slice;
 use crate::gemm::STEPS;
 use crate::int8::{Extent, QUAD, Quantiser, extent, quantise_planes};
 use crate::isa::{Arith, Isa, per_isa};
+use crate::lanes::pair;
 use crate::norm::ChannelNorm;
 use crate::pack::Precision;
 use crate::scratch::{self, LANES, Line, floats_mut, halves_mut, prefetch, words_mut};
@@ -28,6 +31,9 @@ pub(super) struct Spot {
 
 /// How many channels before its turn a window is asked for that is staged with many others.
 const AHEAD: usize = 4;
+
+/// The same in steps, for pixels that are read as they lie.
+const PIXELS_AHEAD: usize = 2;
 
 /// Channels whose values at a pixel lie in one word.
 pub(super) fn channels_in_word(precision: Precision) -> usize {
@@ -51,6 +57,8 @@ pub(super) struct Patches<'a> {
     /// Enlargement of the stored picture.
     factor: usize,
     out_width: usize,
+    /// Whether an output sees one pixel as it is stored, and the shape is that of one row.
+    is_pointwise: bool,
 }
 
 /// The window of the padded, enlarged input under a spot.
@@ -82,8 +90,11 @@ impl<'a> Patches<'a> {
         let (stride, padding) = (options.stride, options.padding);
         let factor = options.upsample.factor();
         let [batch, channels, height, width] = shape;
-        let is_pointwise = kernel == (1, 1) && stride == 1 && padding == Default::default();
-        let (shape, out_width) = if is_pointwise && options.upsample == Upsample::None {
+        let is_pointwise = kernel == (1, 1)
+            && stride == 1
+            && padding == Default::default()
+            && options.upsample == Upsample::None;
+        let (shape, out_width) = if is_pointwise {
             ([batch, channels, 1, height * width], height * width)
         } else {
             (shape, out_width)
@@ -100,6 +111,44 @@ impl<'a> Patches<'a> {
             left: padding.left,
             factor,
             out_width,
+            is_pointwise,
+        }
+    }
+
+    /// Whether patches are pixels as they are stored, so that they need no staging.
+    pub(super) fn are_pixels(&self) -> bool {
+        self.is_pointwise && self.norm.is_none()
+    }
+
+    /// Fills `lines`, `[groups][STEPS]`, with a range of steps of `width` pixels of an image, where patches
+    /// [are pixels](Self::are_pixels), in floats. A last group that is not whole ends in zeros.
+    pub(super) fn gather_pixels(
+        &self,
+        image: usize,
+        pixels: Range<usize>,
+        steps: Range<usize>,
+        precision: Precision,
+        lines: &mut [Line],
+    ) {
+        let [_, channels, _, plane] = self.shape;
+        let row = |channel: usize| &self.x[(image * channels + channel) * plane..][pixels.clone()];
+        let per_step = precision.per_word();
+        for (at, step) in steps.enumerate() {
+            for ahead in (step + PIXELS_AHEAD) * per_step..(step + PIXELS_AHEAD + 1) * per_step {
+                for pixel in pixels.clone().step_by(LANES) {
+                    prefetch(self.x.as_ptr().wrapping_add((image * channels + ahead) * plane + pixel));
+                }
+            }
+            let (low, high) = (row(step * per_step), step * per_step + 1);
+            match precision {
+                Precision::F32 => copy_pixels(self.isa, low, &mut lines[at..]),
+                _ => pair_pixels(
+                    self.isa,
+                    low,
+                    if high < channels { row(high) } else { &[] },
+                    &mut lines[at..],
+                ),
+            }
         }
     }
 
@@ -324,9 +373,63 @@ impl<'a> Patches<'a> {
     }
 }
 
+/// Pixels of two channels in pairs of bf16, a group's line every [`STEPS`] lines. `high` may be empty, for zeros.
+fn pair_pixels(isa: Isa, low: &[f32], high: &[f32], lines: &mut [Line]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 && low.len() == high.len() {
+        let whole = low.len() / LANES;
+        // SAFETY: the level was checked when it became current.
+        unsafe { pair_whole_groups(low.as_chunks().0, high.as_chunks().0, lines) };
+        if low.len() > whole * LANES {
+            pair_groups(isa, &low[whole * LANES..], &high[whole * LANES..], &mut lines[whole * STEPS..]);
+        }
+        return;
+    }
+    pair_groups(isa, low, high, lines);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pair_whole_groups(low: &[[f32; LANES]], high: &[[f32; LANES]], lines: &mut [Line]) {
+    use std::arch::x86_64::{_mm512_loadu_ps, _mm512_store_si512};
+    for ((low, high), line) in low.iter().zip(high).zip(lines.iter_mut().step_by(STEPS)) {
+        // SAFETY: all three are as long as a register, and a line is aligned as such.
+        unsafe {
+            let pairs = pair_vectors(_mm512_loadu_ps(low.as_ptr()), _mm512_loadu_ps(high.as_ptr()));
+            _mm512_store_si512(line.0.as_mut_ptr().cast(), pairs);
+        }
+    }
+}
+
+per_isa!(fn copy_pixels(pixels: &[f32], lines: &mut [Line]) = copy_pixels_body);
+per_isa!(fn pair_groups(low: &[f32], high: &[f32], lines: &mut [Line]) = pair_groups_body);
 per_isa!(fn enlarge(row: &[f32], first: usize, out: &mut [f32]) = enlarge_body);
 per_isa!(fn copy_group(stage: &[u32], group: &Group, offsets: &[u32], lines: &mut [Line]) = copy_group_body);
 per_isa!(fn pair_group(stage: &[u16], group: &Group, offsets: &[u32], lines: &mut [Line]) = pair_group_body);
+
+/// Pixels of a channel, a group's line every [`STEPS`] lines.
+#[inline(always)]
+fn copy_pixels_body<A: Arith>(pixels: &[f32], lines: &mut [Line]) {
+    for (pixels, line) in pixels.chunks(LANES).zip(lines.iter_mut().step_by(STEPS)) {
+        *line = Line::ZERO;
+        line.0.iter_mut().zip(pixels).for_each(|(word, pixel)| *word = pixel.to_bits());
+    }
+}
+
+/// See [`pair_pixels`].
+#[inline(always)]
+fn pair_groups_body<A: Arith>(low: &[f32], high: &[f32], lines: &mut [Line]) {
+    for (at, (low, line)) in low.chunks(LANES).zip(lines.iter_mut().step_by(STEPS)).enumerate() {
+        let mut both = [[0.0; LANES]; 2];
+        both[0][..low.len()].copy_from_slice(low);
+        if let Some(high) = high.get(at * LANES..at * LANES + low.len()) {
+            both[1][..low.len()].copy_from_slice(high);
+        }
+        for lane in 0..LANES {
+            line.0[lane] = pair(both[0][lane], both[1][lane]);
+        }
+    }
+}
 
 /// A row of which each value stands twice, from the enlarged row's column `first` on.
 #[inline(always)]

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{A, AHEAD, B, FLAT, IN, OUT, SQUARE, values_in};
+use crate::bf16::pair_vectors;
 use crate::scratch::{LANES, Line, prefetch};
 
 /// Tiles that must follow each other in a row: half a register.
@@ -52,21 +53,11 @@ pub(super) fn inputs_of_pair(
 ) {
     assert!(inputs.len() > (values_in(FLAT) - 1) * stride, "lines for the values of a tile");
     let (low, high) = (values::<FLAT>(low, at, columns), values::<FLAT>(high, at, columns));
-    // Halves of the two registers in turns.
-    let in_turns = _mm512_or_si512(
-        _mm512_cvtepu16_epi32(_mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)),
-        _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_setr_epi16(
-            16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-        ))),
-    );
     for x in 0..IN {
         for y in 0..FLAT + 2 {
             let line = inputs.as_mut_ptr().wrapping_add((y * IN + x) * stride);
             prefetch(line.wrapping_add(AHEAD).cast());
-            let rounded = _mm512_cvtne2ps_pbh(high[y][x], low[y][x]);
-            // SAFETY: both are 32 halves.
-            let rounded = unsafe { std::mem::transmute::<__m512bh, __m512i>(rounded) };
-            let pairs = _mm512_permutexvar_epi16(in_turns, rounded);
+            let pairs = pair_vectors(low[y][x], high[y][x]);
             // SAFETY: the line lies inside by the assertion above, and is aligned as the register is long.
             unsafe { _mm512_store_si512(line.cast(), pairs) };
         }
