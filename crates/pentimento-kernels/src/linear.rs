@@ -39,9 +39,9 @@ pub struct LowRank<'a> {
     pub up: &'a PackedWeights,
 }
 
-/// Rows in a task: 32 register tiles; 192 rows of 256 steps are 192 KiB, which stay in the second-level cache beside
-/// the weights. With half as many the weights of a layer of 128 rows were read twice, and it was a fifth slower.
-const TASK_ROWS: usize = 32 * ROWS;
+/// Rows in a task: 24 register tiles; 144 rows of 256 steps are 144 KiB, which stay in the second-level cache beside
+/// the weights. With 96 the weights of a layer of 128 rows were read twice, and it was a fifth slower.
+const TASK_ROWS: usize = 24 * ROWS;
 
 /// Columns in a register tile.
 pub(crate) const TILE_COLUMNS: usize = GROUPS * LANES;
