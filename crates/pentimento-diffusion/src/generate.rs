@@ -22,7 +22,7 @@ use crate::{
     lora::WantedLora,
     model::{Bound, Model, Precision},
     noise::Noise,
-    ops::ReleaseOnDrop,
+    ops::pages::{self, ReleaseOnDrop},
     pixels, placing,
     plan::Plan,
     prompt,
@@ -216,6 +216,7 @@ impl Run<'_> {
             None => self.start_from_noise(None, &mut noise)?,
         };
         enter(self.progress, Stage::Sample)?;
+        pages::release();
         let mut latents = self.walk(&start, input, prompts, &mut noise, &self.first_pass())?;
         let mut frame = self.plan.frame;
         if let Some(pass) = self.second_pass() {
@@ -226,6 +227,8 @@ impl Run<'_> {
             latents = self.walk(&start, input.as_ref(), prompts, &mut noise, &pass)?;
         }
         enter(self.progress, Stage::Decode)?;
+        // The walk's buffers are of other sizes than the decoder's, and would be held beside them.
+        pages::release();
         let vae = &self.model.networks.vae;
         let mut decoded = self.model.hashed_beside(|| vae.decode(&latents)).map_err(internal)?;
         if !pixels::is_finite(&decoded).map_err(internal)? {

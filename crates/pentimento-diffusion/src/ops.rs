@@ -22,7 +22,7 @@ use crate::{
 };
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use pentimento_kernels as kernels;
-pub(crate) use pentimento_kernels::pages::{ReleaseOnDrop, stale};
+pub(crate) use pentimento_kernels::pages::{self, stale};
 use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Upsample};
 pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision, fastest_precision};
 use std::sync::Arc;
