@@ -171,6 +171,10 @@ const HUGE: usize = 32 << 20;
 
 /// Asks the system to back a fresh block with huge pages, if it is a huge one: the first touch of a hundred megabytes of small pages
 /// takes longer than a norm over them, a sixth of a picture's decoding in all. The system may decline.
+#[cfg_attr(
+    any(not(target_os = "linux"), miri),
+    expect(unused_variables, reason = "elsewhere nothing is asked for")
+)]
 fn in_huge_pages(address: *mut u8, size: usize) -> *mut u8 {
     #[cfg(all(target_os = "linux", not(miri)))]
     if size >= HUGE && !address.is_null() {
