@@ -1,6 +1,7 @@
 //! The engine's primitives: the one door between model code and arithmetic.
 //!
-//! Shapes: pictures are `[B, C, H, W]`, token sequences `[B, T, C]`, all f32 on the CPU. Weights are packed
+//! Shapes: pictures are `[B, C, H, W]`, token sequences `[B, T, C]`, all on the CPU and in f32, but for what is made to be
+//! multiplied only (`_for` in the names below), which is bf16 where the product would round it anyway. Weights are packed
 //! when a model is loaded. Model code calls nothing else; what a primitive runs on is decided here:
 //! `pentimento-kernels`, with candle's own operations as the oracle of the tests below.
 //! Errors: those of candle, which mean a mistake in the engine, never one of the request.
@@ -20,10 +21,14 @@ use crate::{
     profile::{self, LayerKind},
     weights::Scope,
 };
-use candle_core::{CpuStorage, Device, Storage, Tensor};
+use candle_core::{CpuStorage, Device, Shape, Storage, Tensor};
+use half::bf16;
 use pentimento_kernels as kernels;
+use pentimento_kernels::pages::stale_halves;
 pub(crate) use pentimento_kernels::pages::{self, stale};
-use pentimento_kernels::{AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Upsample};
+use pentimento_kernels::{
+    AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Rows, RowsMut, Upsample,
+};
 pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision, fastest_precision};
 use std::sync::Arc;
 
@@ -59,62 +64,72 @@ impl Linear {
         floats(self.weight.precision())
     }
 
+    /// In which its input is multiplied.
+    pub(crate) fn takes(&self) -> Precision {
+        match self.side.as_deref() {
+            Some([down, _]) if down.precision() != self.weight.precision() => Precision::F32,
+            Some(_) | None => self.weight.precision(),
+        }
+    }
+
     /// `[.., inputs] -> [.., outputs]`
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.apply(x, Epilogue::None)
+        self.apply(x, Epilogue::None, Precision::F32)
+    }
+
+    /// The same, to be multiplied in this precision.
+    pub(crate) fn forward_for(&self, x: &Tensor, product: Precision) -> Result<Tensor> {
+        self.apply(x, Epilogue::None, product)
     }
 
     /// The same with `residual` `[.., outputs]` added.
     pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        with_values(residual, |residual| self.apply(x, Epilogue::Add(residual)))?
+        with_values(residual, |residual| self.apply(x, Epilogue::Add(residual), Precision::F32))?
     }
 
     /// The same with an activation behind it.
     pub(crate) fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        match activation {
-            Activation::Gelu => self.apply(x, Epilogue::Gelu),
-            Activation::QuickGelu => self.apply(x, Epilogue::QuickGelu),
-            Activation::Silu => self.apply(x, Epilogue::Silu),
-            Activation::Relu => self.forward(x)?.relu(),
-        }
-    }
-
-    /// `a · gelu(b)` of the halves `a`, `b` of the outputs: `[.., inputs] -> [.., outputs / 2]`
-    pub(crate) fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
-        let mut dims = x.dims().to_vec();
-        let inner = self.weight.n() / 2;
-        if let Some(last) = dims.last_mut() {
-            *last = inner;
-        }
-        let mut y = stale(dims.iter().product());
-        // The fused kernel takes whole groups of 16 columns.
-        if inner.is_multiple_of(16) {
-            interruption::check()?;
-            let (flops, bias) = (self.flops(2 * y.len()), self.bias.as_deref());
-            let geglu = |x: &[f32], side: Option<LowRank>| {
-                kernels::linear_geglu(x, &self.weight, side, bias, &mut y);
-            };
-            profile::layer(LayerKind::Linear, flops, || with_values(x, |x| self.beside(x, geglu)))?;
-        } else {
-            with_values(&self.forward(x)?, |both| kernels::geglu(both, inner, &mut y))?;
-        }
-        Tensor::from_vec(y, dims, &Device::Cpu)
-    }
-
-    fn apply(&self, x: &Tensor, epilogue: Epilogue) -> Result<Tensor> {
-        interruption::check()?;
-        let mut dims = x.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = self.weight.n();
-        }
-        let mut y = stale(dims.iter().product());
-        let bias = self.bias.as_deref();
-        let flops = self.flops(y.len());
-        let apply = |x: &[f32], side: Option<LowRank>| {
-            kernels::linear_beside(x, &self.weight, side, bias, &mut y, epilogue);
+        let epilogue = match activation {
+            Activation::Gelu => Epilogue::Gelu,
+            Activation::QuickGelu => Epilogue::QuickGelu,
+            Activation::Silu => Epilogue::Silu,
+            Activation::Relu => return self.forward(x)?.relu(),
         };
-        profile::layer(LayerKind::Linear, flops, || with_values(x, |x| self.beside(x, apply)))?;
-        Tensor::from_vec(y, dims, &Device::Cpu)
+        self.apply(x, epilogue, Precision::F32)
+    }
+
+    /// `a · gelu(b)` of the halves `a`, `b` of the outputs, to be multiplied in this precision:
+    /// `[.., inputs] -> [.., outputs / 2]`
+    pub(crate) fn forward_geglu_for(&self, x: &Tensor, product: Precision) -> Result<Tensor> {
+        let inner = self.weight.n() / 2;
+        let dims = with_last(x, inner);
+        // The fused kernel takes whole groups of 16 columns.
+        if !inner.is_multiple_of(16) {
+            let mut y = stale(dims.iter().product());
+            with_values(&self.forward(x)?, |both| kernels::geglu(both, inner, &mut y))?;
+            return Tensor::from_vec(y, dims, &Device::Cpu);
+        }
+        interruption::check()?;
+        let mut y = Values::stale(&dims, product);
+        let (flops, bias) = (self.flops(2 * dims.iter().product::<usize>()), self.bias.as_deref());
+        let geglu = |x: Rows, side: Option<LowRank>| {
+            kernels::linear_geglu(x, &self.weight, side, bias, y.rows());
+        };
+        profile::layer(LayerKind::Linear, flops, || with_rows(x, |x| self.beside(x, geglu)))?;
+        y.tensor(dims)
+    }
+
+    fn apply(&self, x: &Tensor, epilogue: Epilogue, product: Precision) -> Result<Tensor> {
+        interruption::check()?;
+        let dims = with_last(x, self.weight.n());
+        let mut y = Values::stale(&dims, product);
+        let bias = self.bias.as_deref();
+        let flops = self.flops(dims.iter().product());
+        let apply = |x: Rows, side: Option<LowRank>| {
+            kernels::linear_beside(x, &self.weight, side, bias, y.rows(), epilogue);
+        };
+        profile::layer(LayerKind::Linear, flops, || with_rows(x, |x| self.beside(x, apply)))?;
+        y.tensor(dims)
     }
 
     /// Operations of so many results.
@@ -123,10 +138,10 @@ impl Linear {
     }
 
     /// Calls `apply` with the input and what its low rank's way down makes of it, if there is one.
-    fn beside(&self, x: &[f32], apply: impl FnOnce(&[f32], Option<LowRank>)) {
+    fn beside(&self, x: Rows, apply: impl FnOnce(Rows, Option<LowRank>)) {
         let Some([down, up]) = self.side.as_deref() else { return apply(x, None) };
         let mut low = stale(x.len() / down.k().max(1) * down.n());
-        kernels::linear(x, down, None, &mut low, Epilogue::None);
+        kernels::linear_beside(x, down, None, None, RowsMut::F32(&mut low), Epilogue::None);
         apply(x, Some(LowRank { low: &low, up }));
     }
 }
@@ -327,13 +342,18 @@ impl LayerNorm {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = stale(x.elem_count());
+        self.forward_for(x, Precision::F32)
+    }
+
+    /// The same, to be multiplied in this precision.
+    pub(crate) fn forward_for(&self, x: &Tensor, product: Precision) -> Result<Tensor> {
+        let mut y = Values::stale(x.dims(), product);
         let channels = self.weight.len();
         let norm = |x: &[f32]| {
-            kernels::layer_norm(x, channels, &self.weight, &self.bias, self.epsilon, &mut y);
+            kernels::layer_norm(x, channels, &self.weight, &self.bias, self.epsilon, y.rows());
         };
         profile::layer(LayerKind::LayerNorm, 0, || with_values(x, norm))?;
-        Tensor::from_vec(y, x.dims(), &Device::Cpu)
+        y.tensor(x.dims())
     }
 }
 
@@ -349,32 +369,50 @@ pub(crate) struct Heads {
 /// `softmax(q·kᵀ/√d)·v` per head. `q` is `[B, T, heads·d]`, `k` and `v` are `[B, S, heads·d]`; so is the result
 /// `[B, T, heads·d]`.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
-    masked_attention(q, k, v, heads, Mask::None)
+    attention_for(q, k, v, heads, Precision::F32)
+}
+
+/// The same, to be multiplied in this precision.
+pub(crate) fn attention_for(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    product: Precision,
+) -> Result<Tensor> {
+    masked_attention(q, k, v, heads, Mask::None, product)
 }
 
 /// The same where no token sees those behind it.
 pub(crate) fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
-    masked_attention(q, k, v, heads, Mask::Causal)
+    masked_attention(q, k, v, heads, Mask::Causal, Precision::F32)
 }
 
-fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, mask: Mask) -> Result<Tensor> {
+fn masked_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    mask: Mask,
+    product: Precision,
+) -> Result<Tensor> {
     interruption::check()?;
     let Heads { count: heads, precision } = heads;
     let (batch, queries, width) = q.dims3()?;
     let head_dim = width / heads;
     let shape = AttentionShape { batch, heads, head_dim, queries, keys: k.dim(1)? };
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let mut y = stale(q.elem_count());
+    let mut y = Values::stale(q.dims(), product);
     // Of both products, q·kᵀ and its weights times v.
     let flops = 4 * (batch * queries * shape.keys * width) as u64;
     profile::layer(LayerKind::Attention, flops, || {
-        with_values(q, |q| {
-            with_values(k, |k| {
-                with_values(v, |v| kernels::attention_in(precision, q, k, v, shape, scale, mask, &mut y))
+        with_rows(q, |q| {
+            with_rows(k, |k| {
+                with_rows(v, |v| kernels::attention_in(precision, q, k, v, shape, scale, mask, y.rows()))
             })
         })
     })???;
-    Tensor::from_vec(y, q.dims(), &Device::Cpu)
+    y.tensor(q.dims())
 }
 
 /// The activations that configurations name.
@@ -442,11 +480,60 @@ pub(crate) fn upsample_nearest(x: &Tensor, height: usize, width: usize) -> Resul
 
 /// Lends a tensor's values, row-major.
 pub(crate) fn with_values<T>(x: &Tensor, body: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    with_rows(x, |rows| match rows {
+        Rows::F32(values) => Ok(body(values)),
+        Rows::Bf16(_) => candle_core::bail!("the kernel takes f32 tensors"),
+    })?
+}
+
+/// The same of tensors that may be bf16.
+fn with_rows<T>(x: &Tensor, body: impl FnOnce(Rows) -> T) -> Result<T> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
-        candle_core::bail!("the kernels take f32 tensors on the CPU");
-    };
-    let start = layout.start_offset();
-    Ok(body(&values[start..start + layout.shape().elem_count()]))
+    let range = layout.start_offset()..layout.start_offset() + layout.shape().elem_count();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(values)) => Ok(body(Rows::F32(&values[range]))),
+        Storage::Cpu(CpuStorage::BF16(values)) => Ok(body(Rows::Bf16(&values[range]))),
+        _ => candle_core::bail!("the kernels take f32 and bf16 tensors on the CPU"),
+    }
+}
+
+/// A kernel's result.
+enum Values {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+}
+
+impl Values {
+    /// Room for a tensor that will be multiplied in this precision: in bf16 alone it is rounded.
+    fn stale(dims: &[usize], product: Precision) -> Self {
+        let len = dims.iter().product();
+        match product {
+            Precision::Bf16 => Self::Bf16(stale_halves(len)),
+            Precision::F32 | Precision::Int8 => Self::F32(stale(len)),
+        }
+    }
+
+    fn rows(&mut self) -> RowsMut<'_> {
+        match self {
+            Self::F32(values) => RowsMut::F32(values),
+            Self::Bf16(values) => RowsMut::Bf16(values),
+        }
+    }
+
+    fn tensor(self, dims: impl Into<Shape>) -> Result<Tensor> {
+        match self {
+            Self::F32(values) => Tensor::from_vec(values, dims, &Device::Cpu),
+            Self::Bf16(values) => Tensor::from_vec(values, dims, &Device::Cpu),
+        }
+    }
+}
+
+/// A tensor's dimensions with another last one.
+fn with_last(x: &Tensor, width: usize) -> Vec<usize> {
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = width;
+    }
+    dims
 }

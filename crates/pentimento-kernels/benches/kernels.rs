@@ -130,7 +130,7 @@ impl Bench {
         let packed = PackedWeights::pack(&w[..], 2 * n, k, precision);
         let mut out = vec![0.0; rows * n];
         self.run(&format!("linear + GEGLU {precision:?} {rows}x{k}x2x{n}"), 4 * rows * k * n, || {
-            linear_geglu(black_box(&x), &packed, None, None, &mut out);
+            linear_geglu(Rows::F32(black_box(&x)), &packed, None, None, RowsMut::F32(&mut out));
         });
     }
 
@@ -140,7 +140,31 @@ impl Bench {
         let (v, mut out) = (values(k.len()), vec![0.0; q.len()]);
         let name = format!("attention {precision:?} {queries} to {keys}, 8 heads of {head_dim}");
         self.run(&name, 4 * 16 * queries * keys * head_dim, || {
-            attention_in(precision, black_box(&q), &k, &v, shape, 0.15, Mask::None, &mut out);
+            let [q, k, v] = [black_box(&q), &k, &v].map(|values| Rows::F32(values));
+            attention_in(precision, q, k, v, shape, 0.15, Mask::None, RowsMut::F32(&mut out));
+        });
+    }
+
+    /// The same with tensors in bf16.
+    fn linear_of_halves(&mut self, rows: usize, k: usize, n: usize) {
+        let (x, w) = (halves(rows * k), values(n * k));
+        let packed = PackedWeights::pack(&w[..], n, k, Precision::Bf16);
+        let (bias, mut out) = (values(n), halves(rows * n));
+        self.run(&format!("linear of halves {rows}x{k}x{n}"), 2 * rows * k * n, || {
+            let (x, out) = (Rows::Bf16(black_box(&x)), RowsMut::Bf16(&mut out));
+            linear_beside(x, &packed, None, Some(&bias), out, Epilogue::None);
+        });
+    }
+
+    /// The same with tensors in bf16.
+    fn attention_of_halves(&mut self, queries: usize, keys: usize, head_dim: usize) {
+        let shape = AttentionShape { batch: 2, heads: 8, head_dim, queries, keys };
+        let (q, k) = (halves(16 * queries * head_dim), halves(16 * keys * head_dim));
+        let (v, mut out) = (k.clone(), q.clone());
+        let name = format!("attention of halves {queries} to {keys}, 8 heads of {head_dim}");
+        self.run(&name, 4 * 16 * queries * keys * head_dim, || {
+            let [q, k, v] = [black_box(&q), &k, &v].map(|values| Rows::Bf16(values));
+            attention_in(Precision::Bf16, q, k, v, shape, 0.15, Mask::None, RowsMut::Bf16(&mut out));
         });
     }
 
@@ -161,7 +185,7 @@ impl Bench {
             );
         });
         self.run("layer norm 8192x320 (elements)", x.len(), || {
-            layer_norm(black_box(&x), 320, &weight, &weight, 1e-5, &mut out);
+            layer_norm(black_box(&x), 320, &weight, &weight, 1e-5, RowsMut::F32(&mut out));
         });
         let x = values(8192 * 2560);
         let mut out = vec![0.0; x.len() / 2];
@@ -173,6 +197,10 @@ fn values(len: usize) -> Vec<f32> {
     (0..len as u64)
         .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1 << 23) as f32 - 1.0)
         .collect()
+}
+
+fn halves(len: usize) -> Vec<half::bf16> {
+    values(len).into_iter().map(half::bf16::from_f32).collect()
 }
 
 fn main() {
@@ -202,6 +230,13 @@ fn main() {
             bench.attention(precision, tokens, tokens, head_dim);
             bench.attention(precision, tokens, 77, head_dim);
         }
+    }
+    for (rows, k, n) in LINEAR {
+        bench.linear_of_halves(rows, k, n);
+    }
+    for (tokens, head_dim) in [(4096, 40), (1024, 80), (256, 160), (64, 160)] {
+        bench.attention_of_halves(tokens, tokens, head_dim);
+        bench.attention_of_halves(tokens, 77, head_dim);
     }
     for (c_in, c_out, size) in [(320, 320, 64), (640, 640, 32), (1280, 1280, 16), (128, 128, 256)] {
         bench.winograd(c_in, c_out, size);

@@ -4,12 +4,12 @@ use crate::bf16::round_to_bf16;
 use crate::isa::{Arith, per_isa};
 use crate::scratch::{LANES, Line};
 
-per_isa!(pub(crate) fn interleave(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_body);
+per_isa!(pub(crate) fn interleave(rows: &[&[u32]; LANES], lines: &mut [Line]) = interleave_body);
 per_isa!(pub(crate) fn interleave_pairs(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_pairs_body);
 
 /// `lines[d][lane] = rows[lane][d]`.
 #[inline(always)]
-fn interleave_body<A: Arith>(rows: &[&[f32]; LANES], lines: &mut [Line]) {
+fn interleave_body<A: Arith>(rows: &[&[u32]; LANES], lines: &mut [Line]) {
     let len = lines.len();
     let mut cut = [&[][..]; LANES];
     for lane in 0..LANES {
@@ -17,7 +17,7 @@ fn interleave_body<A: Arith>(rows: &[&[f32]; LANES], lines: &mut [Line]) {
     }
     for (at, line) in lines.iter_mut().enumerate() {
         for lane in 0..LANES {
-            line.0[lane] = cut[lane][at].to_bits();
+            line.0[lane] = cut[lane][at];
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Tasks are blocks of rows by blocks of columns. A task walks its part of the sum in blocks of steps; for each it
 //! keeps 64 columns of weights in the cache and passes all its rows over them.
 
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::activation::{gelu_of, quick_gelu_of, silu_of};
@@ -11,7 +12,8 @@ use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
 use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, quantise};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
-use crate::scratch::{self, LANES, SharedOut, bytes_mut, words_mut};
+use crate::rows::{Rows, RowsMut, SharedRows, pairs};
+use crate::scratch::{self, LANES, bytes_mut, floats_mut, words_mut};
 
 pub(crate) type Range = std::ops::Range<usize>;
 
@@ -52,20 +54,20 @@ pub(crate) const TILE_COLUMNS: usize = GROUPS * LANES;
 /// # Panics
 /// If `x`, `bias`, `out` or the added tensor do not fit `w`'s shape.
 pub fn linear(x: &[f32], w: &PackedWeights, bias: Option<&[f32]>, out: &mut [f32], epilogue: Epilogue) {
-    linear_beside(x, w, None, bias, out, epilogue);
+    linear_beside(Rows::F32(x), w, None, bias, RowsMut::F32(out), epilogue);
 }
 
-/// The same with a low rank beside the weights: `epilogue(x · wᵀ + low · upᵀ + bias)`. Nothing of the output's size is
-/// stored in between.
+/// The same with a low rank beside the weights: `epilogue(x · wᵀ + low · upᵀ + bias)`, and with input and output in f32 or bf16.
+/// Nothing of the output's size is stored in between.
 ///
 /// # Panics
 /// As [`linear`], and if the low rank does not fit.
 pub fn linear_beside(
-    x: &[f32],
+    x: Rows,
     w: &PackedWeights,
     side: Option<LowRank>,
     bias: Option<&[f32]>,
-    out: &mut [f32],
+    out: RowsMut,
     epilogue: Epilogue,
 ) {
     let (n, k) = (w.n(), w.k());
@@ -89,7 +91,7 @@ pub fn linear_beside(
         side,
         bias,
         epilogue,
-        out: SharedOut::new(out),
+        out: SharedRows::new(out),
     };
     let (task_rows, task_columns) = task_shape(rows, n, rayon::current_num_threads());
     let column_tasks = n.div_ceil(task_columns);
@@ -120,43 +122,73 @@ pub(crate) fn task_shape(rows: usize, n: usize, threads: usize) -> (usize, usize
 struct Layer<'a> {
     isa: Isa,
     kernel: Kernel,
-    x: &'a [f32],
+    x: Rows<'a>,
     w: &'a PackedWeights,
     side: Option<LowRank<'a>>,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue<'a>,
-    out: SharedOut,
+    out: SharedRows,
 }
 
 impl Layer<'_> {
-    /// One task.
+    /// One task. Sums are taken in the output where it is f32; otherwise in scratch for one register tile's columns at a time.
     fn block(&self, rows: Range, columns: Range) {
         let n = self.w.n();
         with_words(self.isa, self.x, self.w, &rows, |words| {
             crate::fault::point();
-            with_beside(self.isa, self.side, &rows, |beside| {
-                let c = self.out.at(rows.start * n + columns.start);
-                let product =
-                    Product { isa: self.isa, kernel: self.kernel, w: self.w, words, c, c_stride: n };
-                let finish = |block: Range, column, width| {
-                    let of_output = rows.start + block.start..rows.start + block.end;
-                    if let Some(beside) = beside {
-                        let c = self.out.at(of_output.start * n + column);
-                        // SAFETY: as below; the tile is the one that was just written.
-                        unsafe { beside.add(block, column, width, c, n) };
+            with_beside(self.isa, self.side, &rows, |beside| match self.out {
+                SharedRows::F32(out) => {
+                    let c = out.at(rows.start * n + columns.start);
+                    // SAFETY: rows and columns lie inside the tensors, and this task alone writes this block of the output.
+                    unsafe { self.sum(words, beside, &rows, columns, c, n) };
+                }
+                SharedRows::Bf16(_) => scratch::with(rows.len() * TILE_COLUMNS, |lines| {
+                    let c = floats_mut(lines).as_mut_ptr();
+                    for column in columns.clone().step_by(TILE_COLUMNS) {
+                        let width = TILE_COLUMNS.min(columns.end - column);
+                        // SAFETY: as above, and the scratch holds these columns of the rows.
+                        unsafe { self.sum(words, beside, &rows, column..column + width, c, TILE_COLUMNS) };
                     }
-                    self.finish(of_output, column, width);
-                };
-                // SAFETY: rows and columns lie inside the tensors, and this task alone writes this block of the output.
-                unsafe { product.sum(rows.len(), columns, finish) };
+                }),
             });
         });
     }
 
-    /// Bias and epilogue on a finished tile, while it is in the first-level cache.
-    fn finish(&self, rows: Range, column: usize, width: usize) {
-        let tile = Finished { out: self.out, n: self.w.n(), rows, column, width };
-        finish_tile(self.isa, &tile, self.bias, self.epilogue);
+    /// A block of the output in `c`, of which each register tile is finished while it is in the first-level cache, and rounded
+    /// from there where the output is bf16.
+    ///
+    /// # Safety
+    /// The words, the low rank and `c` must be valid for these rows and columns, `c` and this block of the output not be
+    /// accessed by anyone else meanwhile.
+    unsafe fn sum(
+        &self,
+        words: Words,
+        beside: Option<&Beside>,
+        rows: &Range,
+        columns: Range,
+        c: *mut f32,
+        c_stride: usize,
+    ) {
+        let (isa, first) = (self.isa, columns.start);
+        let product = Product { isa, kernel: self.kernel, w: self.w, words, c, c_stride };
+        let finish = |block: Range, column: usize, width: usize| {
+            let c = c.wrapping_add(block.start * c_stride + column - first);
+            if let Some(beside) = beside {
+                // SAFETY: as below; the tile is the one that was just written.
+                unsafe { beside.add(block.clone(), column, width, c, c_stride) };
+            }
+            let of_output = rows.start + block.start..rows.start + block.end;
+            let tile = Finished { c, c_stride, n: self.w.n(), rows: of_output, column, width };
+            finish_tile(isa, &tile, self.bias, self.epilogue);
+            if let SharedRows::Bf16(_) = self.out {
+                for (at, row) in tile.rows.clone().enumerate() {
+                    // SAFETY: as below; this task alone writes this block of the output.
+                    unsafe { self.out.store(isa, row * tile.n + column, tile.row(at)) };
+                }
+            }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { product.sum(rows.len(), columns, finish) };
     }
 }
 
@@ -170,12 +202,25 @@ pub(crate) struct Words<'a> {
     quantisers: &'a [Quantiser],
 }
 
-/// Calls `body` with the words of some rows of `x` in the weights' precision: where they lie in f32, otherwise rounded or
-/// quantised into scratch.
-pub(crate) fn with_words(isa: Isa, x: &[f32], w: &PackedWeights, rows: &Range, body: impl FnOnce(Words)) {
+/// Calls `body` with the words of some rows of `x` in the weights' precision: where they lie if they have it, otherwise rounded,
+/// quantised or widened into scratch.
+pub(crate) fn with_words(isa: Isa, x: Rows, w: &PackedWeights, rows: &Range, body: impl FnOnce(Words)) {
     let (k, steps) = (w.k(), w.steps());
-    let x = &x[rows.start * k..rows.end * k];
     let words = |at: *const u32, stride| Words { at, stride, quantisers: &[] };
+    let x = match x.part(rows.start * k..rows.end * k) {
+        Rows::F32(x) => x,
+        Rows::Bf16(x) => {
+            let in_pairs = w.precision() == Precision::Bf16 && k.is_multiple_of(2);
+            if let Some(x) = pairs(x).filter(|_| in_pairs) {
+                return body(words(x.as_ptr(), steps));
+            }
+            return scratch::with(x.len(), |lines| {
+                let wide = &mut floats_mut(lines)[..x.len()];
+                x.convert_to_f32_slice(wide);
+                with_words(isa, Rows::F32(wide), w, &(0..rows.len()), body);
+            });
+        }
+    };
     match w.precision() {
         Precision::F32 => body(words(x.as_ptr().cast(), k)),
         Precision::Bf16 => scratch::with(rows.len() * steps, |lines| {
@@ -203,7 +248,7 @@ pub(crate) fn with_words(isa: Isa, x: &[f32], w: &PackedWeights, rows: &Range, b
 pub(crate) fn with_beside(isa: Isa, side: Option<LowRank>, rows: &Range, body: impl FnOnce(Option<&Beside>)) {
     match side {
         None => body(None),
-        Some(LowRank { low, up }) => with_words(isa, low, up, rows, |words| {
+        Some(LowRank { low, up }) => with_words(isa, Rows::F32(low), up, rows, |words| {
             body(Some(&Beside { kernel: Kernel::new(isa, up.precision()), up, words }));
         }),
     }
@@ -305,12 +350,25 @@ impl Product<'_> {
 
 /// A tile whose sums are complete. The task that has it is the only one that works on it.
 struct Finished {
-    out: SharedOut,
+    /// The tile's first row, and elements from row to row.
+    c: *mut f32,
+    c_stride: usize,
     /// Columns of the whole output.
     n: usize,
+    /// Rows of the whole output.
     rows: Range,
     column: usize,
     width: usize,
+}
+
+impl Finished {
+    /// A row of the tile.
+    #[allow(clippy::mut_from_ref)] // One row at a time, by the one who has the tile.
+    fn row(&self, at: usize) -> &mut [f32] {
+        debug_assert!(at < self.rows.len(), "row of a tile");
+        // SAFETY: `c` is valid for the tile, which its task alone works on.
+        unsafe { std::slice::from_raw_parts_mut(self.c.wrapping_add(at * self.c_stride), self.width) }
+    }
 }
 
 per_isa!(fn finish_tile(tile: &Finished, bias: Option<&[f32]>, epilogue: Epilogue) = finish_tile_body);
@@ -318,10 +376,9 @@ per_isa!(fn finish_tile(tile: &Finished, bias: Option<&[f32]>, epilogue: Epilogu
 #[inline(always)]
 fn finish_tile_body<A: Arith>(tile: &Finished, bias: Option<&[f32]>, epilogue: Epilogue) {
     let bias = bias.map(|bias| &bias[tile.column..][..tile.width]);
-    for row in tile.rows.clone() {
+    for (at, row) in tile.rows.clone().enumerate() {
         let from = row * tile.n + tile.column;
-        // SAFETY: this task alone works on this tile.
-        let out = unsafe { tile.out.slice(from, tile.width) };
+        let out = tile.row(at);
         if let Some(bias) = bias {
             out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
         }

@@ -7,7 +7,8 @@ use crate::gemm::Kernel;
 use crate::isa::Isa;
 use crate::linear::{LowRank, Product, Range, TILE_COLUMNS, check_side, task_shape, with_beside, with_words};
 use crate::pack::{PackedWeights, Precision};
-use crate::scratch::{self, LANES, SharedOut, floats_mut};
+use crate::rows::{Rows, RowsMut, SharedRows};
+use crate::scratch::{self, LANES, floats_mut};
 
 /// `out[rows, n] = (x · wᵥᵀ + biasᵥ) · gelu(x · wᵧᵀ + biasᵧ)`, where the weights `[2·n, k]` and the bias hold the
 /// values' half first and then the gates', with a low rank beside the weights where there is one. In f32 the same bytes as
@@ -15,13 +16,7 @@ use crate::scratch::{self, LANES, SharedOut, floats_mut};
 ///
 /// # Panics
 /// If `x`, `side`, `bias` or `out` do not fit `w`'s shape, or half of its outputs are not a multiple of 16.
-pub fn linear_geglu(
-    x: &[f32],
-    w: &PackedWeights,
-    side: Option<LowRank>,
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-) {
+pub fn linear_geglu(x: Rows, w: &PackedWeights, side: Option<LowRank>, bias: Option<&[f32]>, out: RowsMut) {
     let (n, k) = (w.n() / 2, w.k());
     assert!(
         w.n().is_multiple_of(2 * LANES),
@@ -36,7 +31,7 @@ pub fn linear_geglu(
     assert!(bias.is_none_or(|bias| bias.len() == 2 * n), "bias of a GEGLU layer with {n} outputs");
     check_side(side, rows, 2 * n);
     let isa = Isa::current();
-    let (kernel, out) = (Kernel::new(isa, w.precision()), SharedOut::new(out));
+    let (kernel, out) = (Kernel::new(isa, w.precision()), SharedRows::new(out));
     let layer = Layer { isa, kernel, x, w, side, bias, out };
     let (task_rows, task_columns) = task_shape(rows, n, rayon::current_num_threads());
     let column_tasks = n.div_ceil(task_columns);
@@ -49,11 +44,11 @@ pub fn linear_geglu(
 struct Layer<'a> {
     isa: Isa,
     kernel: Kernel,
-    x: &'a [f32],
+    x: Rows<'a>,
     w: &'a PackedWeights,
     side: Option<LowRank<'a>>,
     bias: Option<&'a [f32]>,
-    out: SharedOut,
+    out: SharedRows,
 }
 
 /// Values and gates of one row, side by side.
@@ -98,12 +93,14 @@ impl Layer<'_> {
                 values.iter_mut().zip(&bias[column..]).for_each(|(value, bias)| *value += bias);
                 gates.iter_mut().zip(&bias[n + column..]).for_each(|(gate, bias)| *gate += bias);
             }
-            // SAFETY: this task alone writes this block of the output.
-            let out = unsafe { self.out.slice(row * n + column, width) };
+            let mut gated = [0.0; TILE_COLUMNS];
+            let gated = &mut gated[..width];
             match self.w.precision() {
-                Precision::F32 => geglu_row(self.isa, pair, out),
-                Precision::Bf16 | Precision::Int8 => near_geglu_row(self.isa, pair, out),
+                Precision::F32 => geglu_row(self.isa, pair, gated),
+                Precision::Bf16 | Precision::Int8 => near_geglu_row(self.isa, pair, gated),
             }
+            // SAFETY: this task alone writes this block of the output.
+            unsafe { self.out.store(self.isa, row * n + column, gated) };
         }
     }
 }

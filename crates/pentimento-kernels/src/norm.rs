@@ -3,10 +3,14 @@
 //! Means and variances are summed in f64, in sixteen interleaved lanes of fixed order, so they are exact to f32 and
 //! do not depend on the threads.
 
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::activation::silu_of;
+use crate::bf16::round_slice;
 use crate::isa::{Arith, Isa, per_isa};
+use crate::rows::RowsMut;
+use crate::scratch::{self, floats_mut};
 
 /// What follows a normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,15 +144,30 @@ impl ChannelNorm {
 ///
 /// # Panics
 /// If a slice does not fit.
-pub fn layer_norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], epsilon: f32, out: &mut [f32]) {
+pub fn layer_norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], epsilon: f32, out: RowsMut) {
     assert!(n > 0 && x.len().is_multiple_of(n), "layer norm over rows of {n}");
     assert_eq!(out.len(), x.len(), "output of a layer norm");
     assert!(weight.len() == n && bias.len() == n, "weight and bias of a layer norm");
     let isa = Isa::current();
-    out.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(4).for_each(|(out, x)| {
-        let (mean, scale) = mean_and_scale(isa, x, epsilon);
-        normalize_row(isa, x, mean, scale, weight, bias, out);
-    });
+    match out {
+        RowsMut::F32(out) => {
+            out.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(4).for_each(|(out, x)| {
+                let (mean, scale) = mean_and_scale(isa, x, epsilon);
+                normalize_row(isa, x, mean, scale, weight, bias, out);
+            });
+        }
+        RowsMut::Bf16(out) => {
+            let out = out.reinterpret_cast_mut();
+            out.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(4).for_each(|(out, x)| {
+                let (mean, scale) = mean_and_scale(isa, x, epsilon);
+                scratch::with(n, |lines| {
+                    let row = &mut floats_mut(lines)[..n];
+                    normalize_row(isa, x, mean, scale, weight, bias, row);
+                    round_slice(isa, row, out);
+                });
+            });
+        }
+    }
 }
 
 /// The mean of `x` and `1 / sqrt(variance + epsilon)`.

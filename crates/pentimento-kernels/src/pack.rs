@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::int8::{Column, Columns, QUAD, shifted};
 use crate::isa::Isa;
 use crate::lanes::{interleave, interleave_pairs, pair};
-use crate::scratch::{self, LANES, Line};
+use crate::scratch::{self, LANES, Line, bits};
 
 /// How the factors of a product are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -222,7 +222,7 @@ fn pack_group(isa: Isa, rows: &[f32], k: usize, precision: Precision, lines: &mu
     }
     let rows: [&[f32]; LANES] = std::array::from_fn(row);
     match precision {
-        Precision::F32 => interleave(isa, &rows, lines),
+        Precision::F32 => interleave(isa, &rows.map(bits), lines),
         _ => interleave_pairs(isa, &rows, lines),
     }
     for line in lines {

@@ -10,6 +10,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use half::bf16;
+
 /// Bytes from which a block is kept.
 const LARGE: usize = 256 << 10;
 
@@ -223,12 +225,22 @@ impl Drop for ReleaseOnDrop {
 /// A buffer whose values are left over from earlier uses, for a kernel that writes all of it. It saves the time that
 /// zeros take. In debug builds the values are NaN, so that one which is not written shows.
 pub fn stale(len: usize) -> Vec<f32> {
+    stale_or(f32::NAN, len)
+}
+
+/// The same of bfloat16.
+pub fn stale_halves(len: usize) -> Vec<bf16> {
+    stale_or(bf16::NAN, len)
+}
+
+/// `T` must have a value for every bit pattern.
+fn stale_or<T: Clone>(in_debug_builds: T, len: usize) -> Vec<T> {
     if cfg!(any(debug_assertions, miri)) {
-        return vec![f32::NAN; len];
+        return vec![in_debug_builds; len];
     }
-    let mut values: Vec<f32> = Vec::with_capacity(len);
+    let mut values: Vec<T> = Vec::with_capacity(len);
     // SAFETY: an empty instruction that may, for all the compiler knows, have written to the memory behind its operand.
-    // So the values are some f32 (all bit patterns are), not uninitialised.
+    // So the values are some numbers (all bit patterns are), not uninitialised.
     unsafe {
         std::arch::asm!("/* {} */", in(reg) values.as_mut_ptr(), options(nostack, preserves_flags));
     }

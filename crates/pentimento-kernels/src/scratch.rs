@@ -37,6 +37,12 @@ pub(crate) fn words_mut(lines: &mut [Line]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
 }
 
+/// The bits of `values`.
+pub(crate) fn bits(values: &[f32]) -> &[u32] {
+    // SAFETY: the same memory; every bit pattern is an `f32` and a `u32`.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
 /// The halves of `lines`' words, lower half first on the little-endian machines that use them as pairs.
 pub(crate) fn halves_mut(lines: &mut [Line]) -> &mut [u16] {
     // SAFETY: as in `words_mut`; the same memory as twice as many u16, which need less alignment.
@@ -101,19 +107,19 @@ pub(crate) fn with<R>(words: usize, body: impl FnOnce(&mut [Line]) -> R) -> R {
 
 /// An output buffer that tasks on several threads write to, each its own part.
 #[derive(Clone, Copy)]
-pub(crate) struct SharedOut {
-    start: *mut f32,
+pub(crate) struct SharedOut<T = f32> {
+    start: *mut T,
     len: usize,
 }
 
-// SAFETY: the pointer comes from a `&mut [f32]` that outlives the parallel section, and every access goes through
+// SAFETY: the pointer comes from a `&mut [T]` of numbers that outlives the parallel section, and every access goes through
 // `slice`, whose callers promise disjoint parts.
-unsafe impl Send for SharedOut {}
+unsafe impl<T: Send> Send for SharedOut<T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedOut {}
+unsafe impl<T: Send> Sync for SharedOut<T> {}
 
-impl SharedOut {
-    pub(crate) fn new(out: &mut [f32]) -> SharedOut {
+impl<T> SharedOut<T> {
+    pub(crate) fn new(out: &mut [T]) -> SharedOut<T> {
         SharedOut { start: out.as_mut_ptr(), len: out.len() }
     }
 
@@ -122,14 +128,14 @@ impl SharedOut {
     /// # Safety
     /// The buffer given to `new` is still borrowed, and no other live slice overlaps this part.
     #[allow(clippy::mut_from_ref)] // The point of this type: many tasks, disjoint parts.
-    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &mut [f32] {
+    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &mut [T] {
         assert!(from + len <= self.len, "part outside of the output");
         // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
     }
 
     /// A pointer to element `from`.
-    pub(crate) fn at(&self, from: usize) -> *mut f32 {
+    pub(crate) fn at(&self, from: usize) -> *mut T {
         debug_assert!(from <= self.len, "part outside of the output");
         self.start.wrapping_add(from)
     }

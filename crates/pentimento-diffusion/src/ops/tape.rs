@@ -9,7 +9,9 @@ use crate::{
     weights::Scope,
 };
 use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Shape, Tensor};
-use pentimento_kernels::{self as kernels, ConvOptions, Epilogue, NormActivation, Padding, Precision};
+use pentimento_kernels::{
+    self as kernels, ConvOptions, Epilogue, NormActivation, Padding, Precision, RowsMut,
+};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -267,7 +269,7 @@ impl CustomOp1 for NormOp {
                 let shape = [1, channels, x.len() / channels];
                 kernels::group_norm(x, shape, *groups, weight, bias, *epsilon, *activation, &mut y);
             }
-            Over::Tokens => kernels::layer_norm(x, channels, weight, bias, *epsilon, &mut y),
+            Over::Tokens => kernels::layer_norm(x, channels, weight, bias, *epsilon, RowsMut::F32(&mut y)),
         }
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }

@@ -7,7 +7,7 @@
 use super::{Told, merging::Merged};
 use crate::{
     error::{LoadError, Result},
-    ops::{self, GroupNorm, Heads, LayerNorm, Linear},
+    ops::{self, GroupNorm, Heads, LayerNorm, Linear, Precision},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -117,7 +117,7 @@ impl SpatialTransformer {
     /// Appends the keys and values of `context` for each block.
     pub(crate) fn collect(&self, context: &Tensor, into: &mut Vec<(Tensor, Tensor)>) -> Result<()> {
         for block in &self.blocks {
-            into.push((block.attn2.key.forward(context)?, block.attn2.value.forward(context)?));
+            into.push(block.attn2.pair(context)?);
         }
         Ok(())
     }
@@ -165,27 +165,28 @@ impl Block {
 
     /// `x` are the tokens of a picture of this height and width.
     fn forward(&self, x: &Tensor, size: (usize, usize), told: &Told) -> Result<Tensor> {
-        let y = self.norm1.forward(x)?;
         let x = match self.merged(x, size, told)? {
-            None => self.attn1.forward_add(&y, std::iter::once((&self.attn1.pair(&y)?, 1.0)), x)?,
+            None => {
+                let y = self.norm1.forward_for(x, self.attn1.takes())?;
+                self.attn1.forward_add(&y, std::iter::once((&self.attn1.pair(&y)?, 1.0)), x)?
+            }
             Some(merged) => {
-                let y = merged.means(&y)?;
+                let y = merged.means(&self.norm1.forward(x)?)?;
                 let found = self.attn1.find(&y, std::iter::once((&self.attn1.pair(&y)?, 1.0)))?;
                 merged.spread_onto(&self.attn1.out.forward(&found)?, x)?
             }
         };
         let seen = told.context.of_layer(self.cross_layer);
-        let x = self.attn2.forward_add(&self.norm2.forward(&x)?, seen, &x)?;
-        let y = self.ff_in.forward_geglu(&self.norm3.forward(&x)?)?;
+        let x = self.attn2.forward_add(&self.norm2.forward_for(&x, self.attn2.query.takes())?, seen, &x)?;
+        let y = self.norm3.forward_for(&x, self.ff_in.takes())?;
+        let y = self.ff_in.forward_geglu_for(&y, self.ff_out.takes())?;
         self.ff_out.forward_add(&y, &x)
     }
 
     /// Which tokens are one while they look at each other.
     fn merged(&self, x: &Tensor, size: (usize, usize), told: &Told) -> Result<Option<Merged>> {
         match told.merging {
-            Some(merging) if self.merges => {
-                merging.of(x, size, self.cross_layer, self.attn1.query.precision())
-            }
+            Some(merging) if self.merges => merging.of(x, size, self.cross_layer, self.attn1.precision()),
             Some(_) | None => Ok(None),
         }
     }
@@ -218,9 +219,22 @@ impl Attention {
         })
     }
 
+    /// In which tokens that look at each other are multiplied: in f32 where not all of the layers agree.
+    fn takes(&self) -> Precision {
+        let takes = self.query.takes();
+        let agree = [&self.key, &self.value].into_iter().all(|layer| layer.takes() == takes);
+        if agree { takes } else { Precision::F32 }
+    }
+
+    /// In which queries, keys and values are multiplied with one another.
+    fn precision(&self) -> Precision {
+        self.query.precision()
+    }
+
     /// The keys and values of the tokens `x`.
     fn pair(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        Ok((self.key.forward(x)?, self.value.forward(x)?))
+        let product = self.precision();
+        Ok((self.key.forward_for(x, product)?, self.value.forward_for(x, product)?))
     }
 
     /// What the tokens `x` find in each pair of keys and values, with its scale, added to `residual`.
@@ -239,16 +253,19 @@ impl Attention {
         x: &Tensor,
         seen: impl Iterator<Item = (&'c (Tensor, Tensor), f64)>,
     ) -> Result<Tensor> {
-        let query = self.query.forward(x)?;
-        let heads = Heads { count: self.heads, precision: self.query.precision() };
-        let mut sum: Option<Tensor> = None;
-        for ((key, value), scale) in seen {
-            let found = ops::attention(&query, key, value, heads)?;
-            sum = Some(match sum {
-                None => found,
-                Some(sum) => (sum + (found * scale)?)?,
-            });
+        let heads = Heads { count: self.heads, precision: self.precision() };
+        let query = self.query.forward_for(x, heads.precision)?;
+        let mut seen = seen.peekable();
+        let Some(((key, value), _)) = seen.next() else {
+            candle_core::bail!("attention without keys");
+        };
+        if seen.peek().is_none() {
+            return ops::attention_for(&query, key, value, heads, self.out.takes());
         }
-        sum.ok_or_else(|| candle_core::Error::Msg("attention without keys".to_owned()))
+        let mut sum = ops::attention(&query, key, value, heads)?;
+        for ((key, value), scale) in seen {
+            sum = (sum + (ops::attention(&query, key, value, heads)? * scale)?)?;
+        }
+        Ok(sum)
     }
 }

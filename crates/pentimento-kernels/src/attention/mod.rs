@@ -13,7 +13,9 @@ use rayon::prelude::*;
 use crate::gemm::{GROUPS, Kernel, ROWS, Tile};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::Precision;
-use crate::scratch::{self, LANES, Line, SharedOut, floats_mut, words_mut};
+use crate::rows::{Rows, RowsMut, SharedRows};
+use crate::scratch::{self, LANES, Line, floats_mut, words_mut};
+use pack::Tokens;
 use softmax::{Running, softmax_block, softmax_pairs};
 
 /// Which keys a query sees.
@@ -60,23 +62,24 @@ pub fn attention(
     mask: Mask,
     out: &mut [f32],
 ) {
-    attention_in(Precision::F32, q, k, v, shape, scale, mask, out);
+    let [q, k, v] = [q, k, v].map(Rows::F32);
+    attention_in(Precision::F32, q, k, v, shape, scale, mask, RowsMut::F32(out));
 }
 
-/// [`attention`] with both products in the given precision, one of [`Precision::FLOATS`]; the softmax between them is f32 in
-/// either case.
+/// [`attention`] with both products in the given precision, one of [`Precision::FLOATS`], and tensors in f32 or bf16; the softmax
+/// between the products is f32 in either case.
 ///
 /// # Panics
 /// As [`attention`], and for [`Precision::Int8`].
 pub fn attention_in(
     precision: Precision,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    q: Rows,
+    k: Rows,
+    v: Rows,
     shape: AttentionShape,
     scale: f32,
     mask: Mask,
-    out: &mut [f32],
+    out: RowsMut,
 ) {
     let AttentionShape { batch, heads, head_dim, queries, keys } = shape;
     let width = heads * head_dim;
@@ -89,10 +92,14 @@ pub fn attention_in(
     if out.is_empty() {
         return;
     }
+    let mut wide = [const { Vec::new() }; 3];
+    let [wide_q, wide_k, wide_v] = &mut wide;
+    let tokens = |rows, wide| Tokens::of(rows, head_dim, precision, wide);
+    let (q, k, v) = (tokens(q, wide_q), tokens(k, wide_k), tokens(v, wide_v));
     let isa = Isa::current();
     let kernel = Kernel::new(isa, precision);
     let attention =
-        Attention { isa, precision, kernel, q, k, v, shape, scale, mask, out: SharedOut::new(out) };
+        Attention { isa, precision, kernel, q, k, v, shape, scale, mask, out: SharedRows::new(out) };
     let items = batch * heads;
     let wanted = (4 * rayon::current_num_threads()).div_ceil(items);
     let runs = queries.div_ceil(TASK_QUERIES).max(wanted.min(queries.div_ceil(8 * ROWS)));
@@ -108,13 +115,13 @@ struct Attention<'a> {
     isa: Isa,
     precision: Precision,
     kernel: Kernel,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    q: Tokens<'a>,
+    k: Tokens<'a>,
+    v: Tokens<'a>,
     shape: AttentionShape,
     scale: f32,
     mask: Mask,
-    out: SharedOut,
+    out: SharedRows,
 }
 
 /// The buffers of a task. A step is a value in f32, a pair of values in bf16.
@@ -189,11 +196,10 @@ impl Attention<'_> {
         let sum_stride = self.shape.head_dim.next_multiple_of(LANES);
         for (at, query) in queries.enumerate() {
             let from = self.at(item, self.shape.queries, query, head);
-            // SAFETY: this task alone writes this head of these queries.
-            let out = unsafe { self.out.slice(from, self.shape.head_dim) };
             let sums = &mut buffers.sums[at * sum_stride..][..self.shape.head_dim];
             scale(self.isa, sums, 1.0 / running[at].sum);
-            out.copy_from_slice(sums);
+            // SAFETY: this task alone writes this head of these queries.
+            unsafe { self.out.store(self.isa, from, sums) };
         }
     }
 

@@ -3,23 +3,73 @@
 //! A token's part of a head lies `heads · head_dim` values from the next token's: each token is asked for some time
 //! before it is read.
 
+use half::slice::HalfFloatSliceExt;
+
 use super::{Attention, BLOCK, Range};
 use crate::bf16::round_pairs;
 use crate::isa::{Arith, per_isa};
 use crate::lanes::{interleave, interleave_pairs, pair};
-use crate::scratch::{LANES, Line, prefetch};
+use crate::pack::Precision;
+use crate::rows::{Rows, pairs};
+use crate::scratch::{LANES, Line, bits, prefetch};
+
+/// Queries, keys or values as they are packed from.
+#[derive(Clone, Copy)]
+pub(super) enum Tokens<'a> {
+    F32(&'a [f32]),
+    /// Pairs of bf16, for products of such pairs.
+    Pairs(&'a [u32]),
+}
+
+impl<'a> Tokens<'a> {
+    /// Of rows, which are widened where they are bf16 but not whole pairs to multiply.
+    pub(super) fn of(rows: Rows<'a>, head_dim: usize, precision: Precision, wide: &'a mut Vec<f32>) -> Self {
+        let values = match rows {
+            Rows::F32(values) => return Tokens::F32(values),
+            Rows::Bf16(values) => values,
+        };
+        let in_pairs = precision == Precision::Bf16 && head_dim.is_multiple_of(2);
+        match pairs(values).filter(|_| in_pairs) {
+            Some(words) => Tokens::Pairs(words),
+            None => {
+                wide.resize(values.len(), 0.0);
+                values.convert_to_f32_slice(wide);
+                Tokens::F32(wide)
+            }
+        }
+    }
+
+    /// `head_dim` values of a token from its index on.
+    fn head(self, from: usize, head_dim: usize) -> Tokens<'a> {
+        match self {
+            Tokens::F32(values) => Tokens::F32(&values[from..][..head_dim]),
+            Tokens::Pairs(words) => Tokens::Pairs(&words[from / 2..][..head_dim / 2]),
+        }
+    }
+
+    /// Asks for the same, which may lie behind the end.
+    fn ask(self, from: usize, head_dim: usize) {
+        let (start, from, words) = match self {
+            Tokens::F32(values) => (values.as_ptr(), from, head_dim),
+            Tokens::Pairs(words) => (words.as_ptr().cast(), from / 2, head_dim / 2),
+        };
+        for at in (from..from + words + LANES - 1).step_by(LANES) {
+            prefetch(start.wrapping_add(at));
+        }
+    }
+}
 
 impl Attention<'_> {
     /// Queries are the rows of a left factor, one behind the other.
     pub(super) fn pack_queries(&self, item: usize, head: usize, queries: Range, words: &mut [u32]) {
+        let head_dim = self.shape.head_dim;
         for (query, words) in queries.zip(words.chunks_exact_mut(self.steps())) {
             let from = self.at(item, self.shape.queries, query, head);
-            let next = self.at(item, self.shape.queries, query + LANES, head);
-            prefetch_token(self.q, next, self.shape.head_dim);
-            let row = &self.q[from..][..self.shape.head_dim];
-            match self.in_pairs() {
-                false => words.iter_mut().zip(row).for_each(|(word, value)| *word = value.to_bits()),
-                true => round_pairs(self.isa, row, words),
+            self.q.ask(self.at(item, self.shape.queries, query + LANES, head), head_dim);
+            match self.q.head(from, head_dim) {
+                Tokens::Pairs(pairs) => words.copy_from_slice(pairs),
+                Tokens::F32(row) if self.in_pairs() => round_pairs(self.isa, row, words),
+                Tokens::F32(row) => words.copy_from_slice(bits(row)),
             }
         }
     }
@@ -31,16 +81,22 @@ impl Attention<'_> {
         let key = |key: usize| self.at(item, self.shape.keys, key, head);
         for (group, lines) in lines.chunks_exact_mut(steps).take(block.len().div_ceil(LANES)).enumerate() {
             let first = block.start + group * LANES;
-            let mut keys = [&self.k[key(first)..][..head_dim]; LANES];
-            for (row, at) in keys.iter_mut().zip(first..block.end) {
-                *row = &self.k[key(at)..][..head_dim];
-            }
             for ahead in first + LANES..first + 2 * LANES {
-                prefetch_token(self.k, key(ahead), head_dim);
+                self.k.ask(key(ahead), head_dim);
             }
-            match self.in_pairs() {
-                false => interleave(self.isa, &keys, lines),
-                true => interleave_pairs(self.isa, &keys, lines),
+            let from = |lane: usize| if first + lane < block.end { key(first + lane) } else { key(first) };
+            match self.k {
+                Tokens::Pairs(words) => {
+                    let keys = std::array::from_fn(|lane| &words[from(lane) / 2..][..steps]);
+                    interleave(self.isa, &keys, lines);
+                }
+                Tokens::F32(values) => {
+                    let keys = std::array::from_fn(|lane| &values[from(lane)..][..head_dim]);
+                    match self.in_pairs() {
+                        false => interleave(self.isa, &keys.map(bits), lines),
+                        true => interleave_pairs(self.isa, &keys, lines),
+                    }
+                }
             }
         }
     }
@@ -52,29 +108,30 @@ impl Attention<'_> {
         let per_line = if self.in_pairs() { 2 } else { 1 };
         for (step, key) in block.clone().step_by(per_line).enumerate() {
             for ahead in key + LANES..key + LANES + per_line {
-                prefetch_token(self.v, value(ahead), head_dim);
+                self.v.ask(value(ahead), head_dim);
             }
-            let row = &self.v[value(key)..][..head_dim];
-            match self.in_pairs() {
-                false => copy_value(self.isa, row, &mut lines[step..]),
-                true => {
-                    let next = if key + 1 < block.end { &self.v[value(key + 1)..][..head_dim] } else { &[] };
-                    pair_values(self.isa, row, next, &mut lines[step..]);
+            let lines = &mut lines[step..];
+            let next = (key + 1 < block.end).then(|| value(key + 1));
+            match self.v {
+                Tokens::Pairs(words) => {
+                    let row = |from: usize| &words[from / 2..][..head_dim / 2];
+                    pair_words(self.isa, row(value(key)), next.map_or(&[], row), lines);
+                }
+                Tokens::F32(values) => {
+                    let row = |from: usize| &values[from..][..head_dim];
+                    match self.in_pairs() {
+                        false => copy_value(self.isa, row(value(key)), lines),
+                        true => pair_values(self.isa, row(value(key)), next.map_or(&[], row), lines),
+                    }
                 }
             }
         }
     }
 }
 
-/// Asks for one head's part of a token.
-fn prefetch_token(tokens: &[f32], from: usize, head_dim: usize) {
-    for at in (from..from + head_dim + LANES - 1).step_by(LANES) {
-        prefetch(tokens.as_ptr().wrapping_add(at));
-    }
-}
-
 per_isa!(fn copy_value(value: &[f32], lines: &mut [Line]) = copy_value_body);
 per_isa!(fn pair_values(value: &[f32], next: &[f32], lines: &mut [Line]) = pair_values_body);
+per_isa!(fn pair_words(value: &[u32], next: &[u32], lines: &mut [Line]) = pair_words_body);
 
 /// A value's groups of 16, BLOCK lines apart, the last one filled with zeros.
 #[inline(always)]
@@ -102,6 +159,34 @@ fn pair_values_body<A: Arith>(value: &[f32], next: &[f32], lines: &mut [Line]) {
         for lane in 0..LANES {
             line[lane] = pair(low[lane], high[lane]);
         }
+    }
+}
+
+/// As `pair_values`, for tokens that are pairs already.
+#[inline(always)]
+fn pair_words_body<A: Arith>(value: &[u32], next: &[u32], lines: &mut [Line]) {
+    const HALF: usize = LANES / 2;
+    for (group, chunk) in value.chunks(HALF).enumerate() {
+        let line = &mut lines[group * BLOCK].0;
+        let (mut low, mut high) = ([0; HALF], [0; HALF]);
+        copy_words(chunk, &mut low);
+        if !next.is_empty() {
+            copy_words(&next[group * HALF..][..chunk.len()], &mut high);
+        }
+        for at in 0..HALF {
+            line[2 * at] = low[at] & 0xffff | high[at] << 16;
+            line[2 * at + 1] = low[at] >> 16 | high[at] & 0xffff_0000;
+        }
+    }
+}
+
+/// Copies up to 8 words; the common lengths without a call.
+#[inline(always)]
+fn copy_words(from: &[u32], to: &mut [u32; LANES / 2]) {
+    match from.len() {
+        8 => to.copy_from_slice(from),
+        4 => to[..4].copy_from_slice(from),
+        len => to[..len].copy_from_slice(from),
     }
 }
 

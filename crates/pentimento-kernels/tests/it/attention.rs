@@ -1,6 +1,9 @@
-use pentimento_kernels::{AttentionShape, Mask, Precision, attention, attention_in};
+use pentimento_kernels::{AttentionShape, Mask, Precision, Rows, RowsMut, attention, attention_in};
 
-use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads};
+use crate::{
+    Random, assert_close, assert_rounded, assert_same_bytes, halves, on_each_isa, same_for_any_threads,
+    widened,
+};
 
 fn naive(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, scale: f32, mask: Mask) -> Vec<f64> {
     let AttentionShape { batch, heads, head_dim, queries, keys } = shape;
@@ -91,7 +94,9 @@ fn bf16_agrees_within_its_roundings() {
                     continue;
                 }
                 let mut out = vec![f32::NAN; q.len()];
-                attention_in(Precision::Bf16, &q, &k, &v, shape, 0.3, mask, &mut out);
+                let [q_rows, k_rows, v_rows] = [&q, &k, &v].map(|rows| Rows::F32(rows));
+                let rows_out = RowsMut::F32(&mut out);
+                attention_in(Precision::Bf16, q_rows, k_rows, v_rows, shape, 0.3, mask, rows_out);
                 assert_close(
                     &out,
                     &naive(&q, &k, &v, shape, 0.3, mask),
@@ -139,14 +144,57 @@ fn an_item_does_not_depend_on_its_neighbours_or_on_threads() {
         for precision in Precision::FLOATS {
             let run = || {
                 let mut out = vec![0.0; q.len()];
-                attention_in(precision, &q, &k, &v, all, 0.2, Mask::None, &mut out);
+                let [q, k, v] = [&q, &k, &v].map(|rows| Rows::F32(rows));
+                attention_in(precision, q, k, v, all, 0.2, Mask::None, RowsMut::F32(&mut out));
                 out
             };
             let mut alone = vec![0.0; q.len() / 2];
             let (q, k, v) = (&q[q.len() / 2..], &k[k.len() / 2..], &v[v.len() / 2..]);
-            attention_in(precision, q, k, v, one, 0.2, Mask::None, &mut alone);
+            let [q, k, v] = [q, k, v].map(Rows::F32);
+            attention_in(precision, q, k, v, one, 0.2, Mask::None, RowsMut::F32(&mut alone));
             assert_same_bytes(&alone, &run()[q.len()..], "an item alone");
             same_for_any_threads(run);
+        }
+    });
+}
+
+/// A bf16 tensor is what rounding an f32 one gives, each for itself.
+#[test]
+fn tensors_in_bf16_are_the_rounded_ones() {
+    on_each_isa(|isa| {
+        for shape in [
+            shape(1, 1, 1, 1, 1),
+            shape(2, 3, 40, 17, 77),
+            shape(1, 2, 81, 30, 301),
+            shape(1, 2, 18, 77, 77),
+            shape(1, 1, 160, 50, 600),
+        ] {
+            let mut random = Random(shape.keys as u64);
+            let width = shape.heads * shape.head_dim;
+            let q = halves(&random.values(shape.batch * shape.queries * width));
+            let k = halves(&random.values(shape.batch * shape.keys * width));
+            let v = halves(&random.values(shape.batch * shape.keys * width));
+            let wide = [&q, &k, &v].map(|values| widened(values));
+            for (precision, mask) in
+                [(Precision::Bf16, Mask::None), (Precision::Bf16, Mask::Causal), (Precision::F32, Mask::None)]
+            {
+                let run = |halved: [bool; 3], out: RowsMut| {
+                    let rows: [Rows; 3] = std::array::from_fn(|at| match halved[at] {
+                        true => Rows::Bf16([&q, &k, &v][at]),
+                        false => Rows::F32(&wide[at]),
+                    });
+                    attention_in(precision, rows[0], rows[1], rows[2], shape, 0.3, mask, out);
+                };
+                let what = format!("{isa:?} {shape:?} {precision:?} {mask:?}");
+                let mut expected = vec![f32::NAN; q.len()];
+                run([false; 3], RowsMut::F32(&mut expected));
+                for halved in [[true; 3], [true, false, false], [false, true, false], [false, false, true]] {
+                    let mut out = vec![f32::NAN; q.len()];
+                    run(halved, RowsMut::F32(&mut out));
+                    assert_same_bytes(&out, &expected, &what);
+                }
+                assert_rounded(q.len(), &expected, &what, |out| run([true; 3], RowsMut::Bf16(out)));
+            }
         }
     });
 }

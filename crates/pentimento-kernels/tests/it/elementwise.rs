@@ -1,9 +1,9 @@
 use pentimento_kernels::{
-    ChannelNorm, NormActivation, add, add_channel_sums, geglu, gelu, group_norm, layer_norm, quick_gelu,
-    silu, softmax, transpose,
+    ChannelNorm, NormActivation, RowsMut, add, add_channel_sums, geglu, gelu, group_norm, layer_norm,
+    quick_gelu, silu, softmax, transpose,
 };
 
-use crate::{Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads};
+use crate::{Random, assert_close, assert_rounded, assert_same_bytes, on_each_isa, same_for_any_threads};
 
 /// The normal distribution function by Simpson's rule, good to 1e-12.
 pub(crate) fn normal_distribution(x: f64) -> f64 {
@@ -143,12 +143,15 @@ fn norms_agree_with_their_definitions() {
             let mut random = Random(n as u64);
             let (x, weight, bias) = (random.values(5 * n), random.values(n), random.values(n));
             let mut out = vec![0.0; x.len()];
-            layer_norm(&x, n, &weight, &bias, 1e-5, &mut out);
+            layer_norm(&x, n, &weight, &bias, 1e-5, RowsMut::F32(&mut out));
             let mut expected: Vec<f64> = x.chunks(n).flat_map(|row| naive_norm(row, 1e-5)).collect();
             for (at, x) in expected.iter_mut().enumerate() {
                 *x = *x * f64::from(weight[at % n]) + f64::from(bias[at % n]);
             }
             assert_close(&out, &expected, 2e-6, &format!("{isa:?} layer norm {n}"));
+            assert_rounded(x.len(), &out, &format!("{isa:?} layer norm {n} in bf16"), |out| {
+                layer_norm(&x, n, &weight, &bias, 1e-5, RowsMut::Bf16(out));
+            });
         }
     });
 }

@@ -1,11 +1,11 @@
 use pentimento_kernels::{
-    Epilogue, Isa, Layout, LowRank, PackedWeights, Precision, geglu, linear, linear_beside, linear_geglu,
-    matmul,
+    Epilogue, Isa, Layout, LowRank, PackedWeights, Precision, Rows, RowsMut, geglu, linear, linear_beside,
+    linear_geglu, matmul,
 };
 
 use crate::{
-    Random, assert_close, assert_same_bytes, on_each_isa, same_for_any_threads, to_bf16, to_bytes,
-    to_signed_bytes,
+    Random, assert_close, assert_rounded, assert_same_bytes, halves, on_each_isa, same_for_any_threads,
+    to_bf16, to_bytes, to_signed_bytes, widened,
 };
 
 /// `(rows, n, k)`: tails of every register tile, empty sums, several blocks of steps.
@@ -142,7 +142,7 @@ fn geglu_in_one_pass_is_the_same_as_in_two() {
                 let packed = PackedWeights::pack(&w[..], 2 * n, k, precision);
                 let run = |bias: Option<&[f32]>| {
                     let mut out = vec![f32::NAN; rows * n];
-                    linear_geglu(&x, &packed, None, bias, &mut out);
+                    linear_geglu(Rows::F32(&x), &packed, None, bias, RowsMut::F32(&mut out));
                     out
                 };
                 for bias in [None, Some(&bias[..])] {
@@ -186,7 +186,8 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
                 let side = LowRank { low: &low, up: &packed_up };
                 let run = |epilogue: Epilogue| {
                     let mut out = vec![f32::NAN; rows * n];
-                    linear_beside(&x, &packed, Some(side), Some(&bias), &mut out, epilogue);
+                    let (x, room) = (Rows::F32(&x), RowsMut::F32(&mut out));
+                    linear_beside(x, &packed, Some(side), Some(&bias), room, epilogue);
                     out
                 };
                 let rounded = |values: &[f32]| match floats {
@@ -214,15 +215,83 @@ fn a_low_rank_beside_the_weights_is_added_before_the_bias() {
                     let packed_up = PackedWeights::pack(up, 2 * half, rank, floats);
                     let (side, bias) = (Some(LowRank { low: &low, up: &packed_up }), Some(&bias[..2 * half]));
                     let (mut wide, mut expected) = (vec![0.0; rows * 2 * half], vec![0.0; rows * half]);
-                    linear_beside(&x, &packed, side, bias, &mut wide, Epilogue::None);
+                    linear_beside(
+                        Rows::F32(&x),
+                        &packed,
+                        side,
+                        bias,
+                        RowsMut::F32(&mut wide),
+                        Epilogue::None,
+                    );
                     geglu(&wide, half, &mut expected);
                     let mut out = vec![f32::NAN; rows * half];
-                    linear_geglu(&x, &packed, side, bias, &mut out);
+                    linear_geglu(Rows::F32(&x), &packed, side, bias, RowsMut::F32(&mut out));
                     assert_same_gated(precision, &out, &expected, &what);
                 }
             }
         }
     });
+}
+
+/// A bf16 input is what rounding an f32 one gives, and a bf16 output what rounding an f32 one gives.
+#[test]
+fn rows_in_bf16_are_the_rounded_ones() {
+    on_each_isa(|isa| {
+        for (rows, n, k, rank) in
+            [(1, 16, 5, 1), (3, 1, 2, 3), (97, 80, 40, 32), (13, 210, 700, 7), (200, 130, 64, 8)]
+        {
+            let mut random = Random((rows + n) as u64);
+            let (x, w, bias) = (halves(&random.values(rows * k)), random.values(n * k), random.values(n));
+            let (low, up) = (random.values(rows * rank), random.values(n * rank));
+            let (added, wide) = (random.values(rows * n), widened(&x));
+            let up = PackedWeights::pack(&up[..], n, rank, Precision::Bf16);
+            for precision in Precision::ALL {
+                let packed = PackedWeights::pack(&w[..], n, k, precision);
+                for (side, epilogue) in [
+                    (None, Epilogue::None),
+                    (None, Epilogue::Add(&added)),
+                    (Some(LowRank { low: &low, up: &up }), Epilogue::Silu),
+                ] {
+                    let what = format!("{isa:?} {precision:?} {rows}x{n}x{k} {side:?}");
+                    let run =
+                        |x: Rows, out: RowsMut| linear_beside(x, &packed, side, Some(&bias), out, epilogue);
+                    let mut expected = vec![f32::NAN; rows * n];
+                    run(Rows::F32(&wide), RowsMut::F32(&mut expected));
+                    let mut out = vec![f32::NAN; rows * n];
+                    run(Rows::Bf16(&x), RowsMut::F32(&mut out));
+                    assert_same_bytes(&out, &expected, &what);
+                    assert_rounded(rows * n, &expected, &what, |out| run(Rows::Bf16(&x), RowsMut::Bf16(out)));
+                    assert_rounded(rows * n, &expected, &what, |out| {
+                        run(Rows::F32(&wide), RowsMut::Bf16(out))
+                    });
+                }
+                let inner = n / 2 / 16 * 16;
+                let packed = PackedWeights::pack(&w[..2 * inner * k], 2 * inner, k, precision);
+                let run =
+                    |x: Rows, out: RowsMut| linear_geglu(x, &packed, None, Some(&bias[..2 * inner]), out);
+                let what = format!("{isa:?} {precision:?} {rows}x{inner}x{k} GEGLU");
+                let mut expected = vec![f32::NAN; rows * inner];
+                run(Rows::F32(&wide), RowsMut::F32(&mut expected));
+                assert_rounded(rows * inner, &expected, &what, |out| run(Rows::Bf16(&x), RowsMut::Bf16(out)));
+            }
+        }
+    });
+}
+
+/// Rows of bf16 that begin in the middle of a word.
+#[test]
+fn rows_in_bf16_may_lie_anywhere() {
+    let (rows, n, k) = (7, 33, 12);
+    let mut random = Random(12);
+    let (x, w) = (halves(&random.values(rows * k + 1)), random.values(n * k));
+    let packed = PackedWeights::pack(&w[..], n, k, Precision::Bf16);
+    for first in [0, 1] {
+        let x = &x[first..][..rows * k];
+        let (mut expected, mut out) = (vec![0.0; rows * n], vec![0.0; rows * n]);
+        linear(&widened(x), &packed, None, &mut expected, Epilogue::None);
+        linear_beside(Rows::Bf16(x), &packed, None, None, RowsMut::F32(&mut out), Epilogue::None);
+        assert_same_bytes(&out, &expected, "an input from the middle of a word on");
+    }
 }
 
 #[test]

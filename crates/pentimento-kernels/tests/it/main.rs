@@ -12,6 +12,7 @@ mod elementwise;
 mod linear;
 mod speed;
 
+use half::bf16;
 use pentimento_kernels::Isa;
 
 /// A small deterministic generator (splitmix64) of values in [-1, 1).
@@ -82,7 +83,30 @@ fn relative_rms(actual: &[f32], expected: &[f64]) -> f64 {
 
 /// Rounds to bf16 as the kernels document it.
 fn to_bf16(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|value| half::bf16::from_f32(*value).to_f32()).collect()
+    widened(&halves(values))
+}
+
+fn halves(values: &[f32]) -> Vec<bf16> {
+    values.iter().copied().map(bf16::from_f32).collect()
+}
+
+fn widened(values: &[bf16]) -> Vec<f32> {
+    values.iter().copied().map(bf16::to_f32).collect()
+}
+
+/// Asserts that what `run` writes, with any number of threads, are the rounded values.
+#[track_caller]
+fn assert_rounded(len: usize, values: &[f32], what: &str, run: impl Fn(&mut [bf16]) + Sync) {
+    let of_pool = |threads: usize| {
+        let isa = Isa::current();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let mut out = vec![bf16::NAN; len];
+        pool.install(|| isa.run(|| run(&mut out)));
+        widened(&out)
+    };
+    for threads in 1..=3 {
+        assert_same_bytes(&of_pool(threads), &to_bf16(values), what);
+    }
 }
 
 /// What is left of values when they are eight bits with a scale and a zero for each `per` of them, as activations are.
