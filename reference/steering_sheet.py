@@ -22,7 +22,7 @@ ROWS = [
     ("a red apple on a white background, 3d model", "an orange on a white background, 3d model", 7),
     ("a strawberry on a white background, 3d model", "a strawberry on a white background, 3d model", 1),
 ]
-ADAPTERS = ("plaster=1", "pastel=1")
+ADAPTERS = ("plaster=1", "pastel=1", "pencil=1")
 
 
 def main():

@@ -7,6 +7,7 @@ pub(crate) const DEFAULT_MODEL: Embedded = Embedded(&[
     embed!("controlnet-canny/config.json"),
     embed!("controlnet-canny/diffusion_pytorch_model.safetensors"),
     embed!("loras/pastel.safetensors"),
+    embed!("loras/pencil.safetensors"),
     embed!("loras/plaster.safetensors"),
     embed!("model_index.json"),
     embed!("scheduler/scheduler_config.json"),

@@ -15,7 +15,7 @@ fn the_embedded_model_is_listed_with_those_of_the_data_folder() {
     let (here, more) = (data.path(""), data.path("more"));
     let words = ["models", "list", "--data-dir", &here, "--models-dir", &more];
     let list = run(&words).ended_well();
-    for part in ["sd15     4 B", "not to be run", "other    0 B", "default  44.2 MB", "Stable Diffusion"] {
+    for part in ["sd15     4 B", "not to be run", "other    0 B", "default  45.0 MB", "Stable Diffusion"] {
         assert!(list.text().contains(part), "'{part}' is missing in:\n{}", list.text());
     }
     assert_eq!(list.text().lines().count(), 4, "{}", list.text());
@@ -126,7 +126,7 @@ fn a_converted_model_draws_the_same_and_nothing_is_overwritten() {
     assert_eq!(folder.names().len(), 2, "nothing else is left: {:?}", folder.names());
     // Its control network and its adapters come along.
     let told = run(&["models", "inspect", &back]).ended_well();
-    for part in ["canny", "pastel, plaster"] {
+    for part in ["canny", "pastel, pencil, plaster"] {
         assert!(told.text().contains(part), "'{part}' is missing in:\n{}", told.text());
     }
     let inspected = run(&["models", "inspect", &wide]).ended_well();
