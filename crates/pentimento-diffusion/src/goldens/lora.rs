@@ -111,7 +111,7 @@ fn less_exact_precisions_stay_near() {
             let timestep = golden.case["timestep"].as_f64().expect("a timestep");
             let got =
                 unet.forward(&golden.tensor("x"), timestep, &Conditions::of(&context)).expect("a prediction");
-            // bf16 and int8 keep 8 bits of each factor. This is the greatest of all differences; their root mean square is a fifth.
+            // bf16 and int8 keep 8 bits of each factor. This is the greatest of all differences.
             let what = format!("{name} in {precision:?}");
             assert_close(&what, &got, &golden.tensor(&format!("unet.{name}")), 0.2);
         }
