@@ -84,7 +84,17 @@ impl Linear {
 
     /// The same with `residual` `[.., outputs]` added.
     pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        with_values(residual, |residual| self.apply(x, Epilogue::Add(residual), Precision::F32))?
+        self.forward_add_for(x, residual, Precision::F32)
+    }
+
+    /// The same, to be multiplied in this precision.
+    pub(crate) fn forward_add_for(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        product: Precision,
+    ) -> Result<Tensor> {
+        with_values(residual, |residual| self.apply(x, Epilogue::Add(residual), product))?
     }
 
     /// The same with an activation behind it.
@@ -455,10 +465,15 @@ impl Activation {
 
 /// A picture's pixels as tokens: `[B, C, H, W] -> [B, H·W, C]`
 pub(crate) fn tokens(picture: &Tensor) -> Result<Tensor> {
+    tokens_for(picture, Precision::F32)
+}
+
+/// The same, to be multiplied in this precision.
+pub(crate) fn tokens_for(picture: &Tensor, product: Precision) -> Result<Tensor> {
     let (batch, channels, height, width) = picture.dims4()?;
-    let mut y = stale(picture.elem_count());
-    with_values(picture, |x| kernels::transpose(x, [batch, channels, height * width], None, &mut y))?;
-    Tensor::from_vec(y, (batch, height * width, channels), &Device::Cpu)
+    let mut y = Values::stale(picture.dims(), product);
+    with_values(picture, |x| kernels::transpose(x, [batch, channels, height * width], None, y.rows()))?;
+    y.tensor((batch, height * width, channels))
 }
 
 /// Tokens `[B, H·W, C]` as the picture that they are, added to `picture` `[B, C, H, W]`.
@@ -467,7 +482,7 @@ pub(crate) fn add_tokens(picture: &Tensor, tokens: &Tensor) -> Result<Tensor> {
     let mut y = stale(picture.elem_count());
     with_values(picture, |picture| {
         with_values(tokens, |x| {
-            kernels::transpose(x, [batch, height * width, channels], Some(picture), &mut y);
+            kernels::transpose(x, [batch, height * width, channels], Some(picture), RowsMut::F32(&mut y));
         })
     })??;
     Tensor::from_vec(y, picture.dims(), &Device::Cpu)

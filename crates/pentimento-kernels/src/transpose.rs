@@ -1,15 +1,18 @@
 //! Pictures to tokens and back: transposition of the matrices of a batch.
 
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use crate::bf16::round_slice;
 use crate::isa::{Arith, Isa, per_isa};
-use crate::scratch::LANES;
+use crate::rows::RowsMut;
+use crate::scratch::{self, LANES, floats_mut};
 
 /// `x`, `[batch, rows, columns]`, to `out`, `[batch, columns, rows]`, with `added` of `out`'s shape added if there is one.
 ///
 /// # Panics
 /// If a slice does not fit.
-pub fn transpose(x: &[f32], [batch, rows, columns]: [usize; 3], added: Option<&[f32]>, out: &mut [f32]) {
+pub fn transpose(x: &[f32], [batch, rows, columns]: [usize; 3], added: Option<&[f32]>, out: RowsMut) {
     assert_eq!(x.len(), batch * rows * columns, "input of a transposition [{batch}, {rows}, {columns}]");
     assert_eq!(out.len(), x.len(), "output of a transposition");
     assert!(added.is_none_or(|added| added.len() == out.len()), "tensor added to a transposition");
@@ -17,13 +20,30 @@ pub fn transpose(x: &[f32], [batch, rows, columns]: [usize; 3], added: Option<&[
         return;
     }
     let isa = Isa::current();
-    for (image, out) in out.chunks_exact_mut(rows * columns).enumerate() {
+    // Up to 16 columns of an image, which lie together in the output.
+    let strip = |image: usize, strip: usize, out: &mut [f32]| {
         let x = &x[image * rows * columns..][..rows * columns];
-        let added = added.map(|added| &added[image * rows * columns..][..rows * columns]);
-        out.par_chunks_mut(LANES * rows).enumerate().for_each(|(strip, out)| {
-            let added = added.map(|added| &added[strip * LANES * rows..][..out.len()]);
-            transpose_strip(isa, x, columns, strip * LANES, added, out);
-        });
+        let from = image * rows * columns + strip * LANES * rows;
+        let added = added.map(|added| &added[from..][..out.len()]);
+        transpose_strip(isa, x, columns, strip * LANES, added, out);
+    };
+    match out {
+        RowsMut::F32(out) => {
+            for (image, out) in out.chunks_exact_mut(rows * columns).enumerate() {
+                out.par_chunks_mut(LANES * rows).enumerate().for_each(|(at, out)| strip(image, at, out));
+            }
+        }
+        RowsMut::Bf16(out) => {
+            for (image, out) in out.reinterpret_cast_mut().chunks_exact_mut(rows * columns).enumerate() {
+                out.par_chunks_mut(LANES * rows).enumerate().for_each(|(at, out)| {
+                    scratch::with(out.len(), |lines| {
+                        let wide = &mut floats_mut(lines)[..out.len()];
+                        strip(image, at, wide);
+                        round_slice(isa, wide, out);
+                    });
+                });
+            }
+        }
     }
 }
 

@@ -107,9 +107,13 @@ impl SpatialTransformer {
     /// `[B, C, H, W] -> [B, C, H, W]`
     pub(crate) fn forward(&self, x: &Tensor, told: &Told) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
-        let mut tokens = self.proj_in.forward(&ops::tokens(&self.norm.forward(x)?)?)?;
-        for block in &self.blocks {
-            tokens = block.forward(&tokens, (height, width), told)?;
+        let pixels = ops::tokens_for(&self.norm.forward(x)?, self.proj_in.takes())?;
+        let mut tokens = self.proj_in.forward(&pixels)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            // What the last block gives is only projected.
+            let is_last = index + 1 == self.blocks.len();
+            let product = if is_last { self.proj_out.takes() } else { Precision::F32 };
+            tokens = block.forward(&tokens, (height, width), told, product)?;
         }
         ops::add_tokens(x, &self.proj_out.forward(&tokens)?)
     }
@@ -163,8 +167,8 @@ impl Block {
         })
     }
 
-    /// `x` are the tokens of a picture of this height and width.
-    fn forward(&self, x: &Tensor, size: (usize, usize), told: &Told) -> Result<Tensor> {
+    /// `x` are the tokens of a picture of this height and width; the result is to be multiplied in `product`.
+    fn forward(&self, x: &Tensor, size: (usize, usize), told: &Told, product: Precision) -> Result<Tensor> {
         let x = match self.merged(x, size, told)? {
             None => {
                 let y = self.norm1.forward_for(x, self.attn1.takes())?;
@@ -180,7 +184,7 @@ impl Block {
         let x = self.attn2.forward_add(&self.norm2.forward_for(&x, self.attn2.query.takes())?, seen, &x)?;
         let y = self.norm3.forward_for(&x, self.ff_in.takes())?;
         let y = self.ff_in.forward_geglu_for(&y, self.ff_out.takes())?;
-        self.ff_out.forward_add(&y, &x)
+        self.ff_out.forward_add_for(&y, &x, product)
     }
 
     /// Which tokens are one while they look at each other.

@@ -55,10 +55,13 @@ fn transposing_puts_rows_for_columns() {
         let summed: Vec<f32> = expected.iter().zip(&more).map(|(value, more)| value + more).collect();
         on_each_isa(|_| {
             let mut out = vec![f32::NAN; x.len()];
-            transpose(&x, [batch, rows, columns], None, &mut out);
-            assert_same_bytes(&out, &expected, "transposed");
-            transpose(&x, [batch, rows, columns], Some(&more), &mut out);
-            assert_same_bytes(&out, &summed, "transposed and added");
+            for (added, expected) in [(None, &expected), (Some(&more[..]), &summed)] {
+                transpose(&x, [batch, rows, columns], added, RowsMut::F32(&mut out));
+                assert_same_bytes(&out, expected, "transposed");
+                assert_rounded(x.len(), expected, "transposed in bf16", |out| {
+                    transpose(&x, [batch, rows, columns], added, RowsMut::Bf16(out));
+                });
+            }
         });
     }
 }
