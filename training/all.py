@@ -28,7 +28,7 @@ STAGES = [
     ("vae", "", "--steps 6"),
     ("unet", "", "--steps 6"),
     ("unet", "--few", "--few --steps 4"),
-    ("vae", "--decoder", "--decoder --steps 4 --guesses 64"),
+    ("vae", "--decoder --steps 1400", "--decoder --steps 4 --guesses 64"),
     ("controlnet", "", "--steps 4"),
     ("lora", "plaster", "plaster --steps 4 --scenes 64"),
     ("lora", "pencil", "pencil --steps 4 --scenes 64"),

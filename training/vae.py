@@ -1,15 +1,17 @@
 """Stages 6 and 9: the autoencoder, and at the end its decoder alone.
 
     python training/vae.py [--steps 6000]
-    python training/vae.py --decoder [--steps 2000] [--error 0.1]
+    python training/vae.py --decoder [--steps 1400] [--error 0.1] [--share 0.5]
 
 The first run also learns with noise on the latents, which makes them smoother to learn for the UNet, and ends by giving each
 latent channel mean 0 and deviation 1 through the convolutions next to them, exactly. The second leaves the encoder and so the
 latents as they are and trains the decoder on latents with errors of the UNet's kind: noise that hangs together, and what the UNet
-itself draws when it begins at a scene with noise.
+itself draws when it begins at a scene with noise. That decoder is smooth, and blurred where it cannot know better: its weights go only a
+share of the way from those of the first.
 """
 
 import copy
+import shutil
 
 import numpy as np
 import torch
@@ -38,8 +40,8 @@ def new():
     )
 
 
-def load():
-    return AutoencoderKL.from_pretrained(MODEL / "vae", torch_dtype=torch.float32)
+def load(folder=MODEL / "vae"):
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
 
 
 def difference(drawn, wanted):
@@ -153,12 +155,15 @@ def whiten(vae, pictures):
 
 
 def main():
-    options = parser(__doc__, steps=6000, batch=16, rate=8e-4, divergence=4e-4, noise=0.1, error=0.1, guesses=3000)
+    options = parser(__doc__, steps=6000, batch=16, rate=8e-4, divergence=4e-4, noise=0.1, error=0.1, guesses=3000, share=0.5)
     options.add_argument("--decoder", action="store_true")
     args = options.parse_args()
     begin(args)
     pictures = Pictures()
-    vae = load() if args.decoder else new()
+    first = WORK / "vae-first"
+    if args.decoder and not first.exists():
+        shutil.copytree(MODEL / "vae", first)
+    vae = load(first) if args.decoder else new()
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()] if args.decoder else None
     guesses = Guesses(args.guesses) if args.decoder else None
     trainer = Trainer("decoder" if args.decoder else "vae", vae, args, trained)
@@ -187,9 +192,10 @@ def main():
     def report():
         return f"held-out pictures come back with {through(trainer.average, pictures.held_out)[1]:.2f} dB"
 
-    best = trainer.run(loss_of_decoder if args.decoder else loss_of_both, report)
-    if not args.decoder:
-        best = copy.deepcopy(best)
+    best = copy.deepcopy(trainer.run(loss_of_decoder if args.decoder else loss_of_both, report))
+    if args.decoder:
+        torch._foreach_lerp_(list(best.parameters()), list(load(first).requires_grad_(False).parameters()), 1 - args.share)
+    else:
         whiten(best, pictures.batch(np.random.default_rng(0), 512))
     back, decibels = through(best, pictures.held_out)
     rows = [tensor_to_pictures(part[:8]) for part in (pictures.held_out, back)]
