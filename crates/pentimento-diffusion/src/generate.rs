@@ -216,6 +216,7 @@ impl Run<'_> {
             None => self.start_from_noise(None, &mut noise)?,
         };
         enter(self.progress, Stage::Sample)?;
+        // Each stage's buffers are of other sizes than the next one's, and would be held beside them.
         pages::release();
         let mut latents = self.walk(&start, input, prompts, &mut noise, &self.first_pass())?;
         let mut frame = self.plan.frame;
@@ -227,7 +228,6 @@ impl Run<'_> {
             latents = self.walk(&start, input.as_ref(), prompts, &mut noise, &pass)?;
         }
         enter(self.progress, Stage::Decode)?;
-        // The walk's buffers are of other sizes than the decoder's, and would be held beside them.
         pages::release();
         let vae = &self.model.networks.vae;
         let mut decoded = self.model.hashed_beside(|| vae.decode(&latents)).map_err(internal)?;

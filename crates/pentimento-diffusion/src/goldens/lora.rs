@@ -101,7 +101,8 @@ fn the_original_layout_of_xl_is_understood() {
 fn less_exact_precisions_stay_near() {
     against("the adapters in f32, from their references", "adapters in bf16 and int8");
     let golden = Golden::open("lora");
-    for precision in [Precision::Bf16, Precision::Int8] {
+    // bf16 and int8 keep 8 bits of each factor. This is the greatest of all differences.
+    for (precision, allowed) in [(Precision::Bf16, 0.15), (Precision::Int8, 0.2)] {
         let options = LoadOptions { precision, ..LoadOptions::new("tiny", 1 << 20) };
         let model = Model::load(&files("tiny-sd15"), options).expect("a model");
         for name in ["kohya", "lokr_and_kohya"] {
@@ -111,9 +112,8 @@ fn less_exact_precisions_stay_near() {
             let timestep = golden.case["timestep"].as_f64().expect("a timestep");
             let got =
                 unet.forward(&golden.tensor("x"), timestep, &Conditions::of(&context)).expect("a prediction");
-            // bf16 and int8 keep 8 bits of each factor. This is the greatest of all differences.
             let what = format!("{name} in {precision:?}");
-            assert_close(&what, &got, &golden.tensor(&format!("unet.{name}")), 0.2);
+            assert_close(&what, &got, &golden.tensor(&format!("unet.{name}")), allowed);
         }
     }
 }

@@ -139,7 +139,7 @@ fn copy_value_body<A: Arith>(value: &[f32], lines: &mut [Line]) {
     for (group, chunk) in value.chunks(LANES).enumerate() {
         let line = &mut lines[group * BLOCK].0;
         let mut values = [0.0_f32; LANES];
-        copy_lanes(chunk, &mut values);
+        copy_part(chunk, &mut values);
         for lane in 0..LANES {
             line[lane] = values[lane].to_bits();
         }
@@ -152,9 +152,9 @@ fn pair_values_body<A: Arith>(value: &[f32], next: &[f32], lines: &mut [Line]) {
     for (group, chunk) in value.chunks(LANES).enumerate() {
         let line = &mut lines[group * BLOCK].0;
         let (mut low, mut high) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        copy_lanes(chunk, &mut low);
+        copy_part(chunk, &mut low);
         if !next.is_empty() {
-            copy_lanes(&next[group * LANES..][..chunk.len()], &mut high);
+            copy_part(&next[group * LANES..][..chunk.len()], &mut high);
         }
         for lane in 0..LANES {
             line[lane] = pair(low[lane], high[lane]);
@@ -169,9 +169,9 @@ fn pair_words_body<A: Arith>(value: &[u32], next: &[u32], lines: &mut [Line]) {
     for (group, chunk) in value.chunks(HALF).enumerate() {
         let line = &mut lines[group * BLOCK].0;
         let (mut low, mut high) = ([0; HALF], [0; HALF]);
-        copy_words(chunk, &mut low);
+        copy_part(chunk, &mut low);
         if !next.is_empty() {
-            copy_words(&next[group * HALF..][..chunk.len()], &mut high);
+            copy_part(&next[group * HALF..][..chunk.len()], &mut high);
         }
         for at in 0..HALF {
             line[2 * at] = low[at] & 0xffff | high[at] << 16;
@@ -180,22 +180,12 @@ fn pair_words_body<A: Arith>(value: &[u32], next: &[u32], lines: &mut [Line]) {
     }
 }
 
-/// Copies up to 8 words; the common lengths without a call.
+/// Copies up to `N` values; the common lengths, all and half, without a call.
 #[inline(always)]
-fn copy_words(from: &[u32], to: &mut [u32; LANES / 2]) {
+fn copy_part<T: Copy, const N: usize>(from: &[T], to: &mut [T; N]) {
     match from.len() {
-        8 => to.copy_from_slice(from),
-        4 => to[..4].copy_from_slice(from),
-        len => to[..len].copy_from_slice(from),
-    }
-}
-
-/// Copies up to 16 values; the common lengths without a call.
-#[inline(always)]
-fn copy_lanes(from: &[f32], to: &mut [f32; LANES]) {
-    match from.len() {
-        LANES => to.copy_from_slice(from),
-        8 => to[..8].copy_from_slice(from),
+        len if len == N => to.copy_from_slice(from),
+        len if len == N / 2 => to[..N / 2].copy_from_slice(from),
         len => to[..len].copy_from_slice(from),
     }
 }

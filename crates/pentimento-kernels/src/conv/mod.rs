@@ -120,20 +120,17 @@ impl PackedConv {
         precision: Precision,
         pixels: usize,
     ) -> PackedConv {
+        if !PackedConv::winograd_pays(shape, pixels) {
+            return PackedConv::pack(weights, shape, precision);
+        }
         let [c_out, c_in, ..] = shape;
         match precision {
-            Precision::F32 if PackedConv::winograd_pays(shape, pixels) => {
-                PackedConv::pack_winograd(weights, c_out, c_in)
-            }
-            Precision::Bf16 if PackedConv::winograd_pays(shape, pixels) => {
-                PackedConv::pack_winograd_bf16(weights, c_out, c_in)
-            }
-            Precision::Int8
-                if PackedConv::winograd_pays(shape, pixels) && fastest_precision() == Precision::Bf16 =>
-            {
+            Precision::F32 => PackedConv::pack_winograd(weights, c_out, c_in),
+            Precision::Bf16 => PackedConv::pack_winograd_bf16(weights, c_out, c_in),
+            Precision::Int8 if fastest_precision() == Precision::Bf16 => {
                 PackedConv::pack_winograd_int8(weights, c_out, c_in)
             }
-            Precision::F32 | Precision::Bf16 | Precision::Int8 => PackedConv::pack(weights, shape, precision),
+            Precision::Int8 => PackedConv::pack(weights, shape, precision),
         }
     }
 

@@ -27,8 +27,8 @@ use super::winograd_weights::{PanelShape, WinogradWeights};
 use crate::gemm::{GROUPS, ROWS, Tile};
 use crate::pack::Precision;
 use crate::scratch::{self, LANES, Line, floats_mut, prefetch_far};
-pub(super) use transforms::{A, B, FLAT, IN, MOST_VALUES, SQUARE};
-use transforms::{OUT, pixels_of, values_in, values_of};
+pub(super) use transforms::{A, B, FLAT, IN, SQUARE, values_in};
+use transforms::{OUT, pixels_of, values_of};
 
 /// The tiles and the precision of their values' products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 use std::ops::Range;
 
-use super::winograd::{A, B, FLAT, Form, IN, MOST_VALUES, SQUARE};
+use super::winograd::{A, B, FLAT, Form, IN, SQUARE, values_in};
 use crate::bf16::round_slice;
 use crate::int8::Column;
 use crate::isa::{Arith, Isa, per_isa};
@@ -102,7 +102,7 @@ impl WinogradWeights {
         shape: PanelShape,
     ) {
         let mut wide = [[0.0_f32; PANEL_STEPS]; TAPS];
-        let mut values = [Line::ZERO; MOST_VALUES * VALUE_LINES];
+        let mut values = [Line::ZERO; values_in(FLAT) * VALUE_LINES];
         let count = steps.len();
         for (row, channel) in channels.enumerate() {
             for (tap, wide) in wide.iter_mut().enumerate() {
@@ -130,9 +130,7 @@ impl WinogradWeights {
                 Form::Flat => {
                     values_of_taps::<FLAT>(isa, &wide, count, &mut values, VALUE_LINES);
                     let count = count.next_multiple_of(2);
-                    for (at, values) in
-                        values.chunks_exact_mut(VALUE_LINES).take(self.form.values()).enumerate()
-                    {
+                    for (at, values) in values.chunks_exact_mut(VALUE_LINES).enumerate() {
                         let row = &mut panel[at * shape.value_stride..][..shape.row_lines];
                         round_slice(isa, &floats_mut(values)[..count], &mut halves_mut(row)[..count]);
                     }

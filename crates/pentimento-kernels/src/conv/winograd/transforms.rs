@@ -27,9 +27,6 @@ pub(in crate::conv) const fn values_in(rows: usize) -> usize {
     (rows + 2) * IN
 }
 
-/// Values of any tile's transform at most.
-pub(in crate::conv) const MOST_VALUES: usize = values_in(SQUARE);
-
 /// How many lines ahead the transforms ask for: so many streams are more than the hardware follows by itself.
 const AHEAD: usize = 4;
 
