@@ -149,20 +149,20 @@ pub fn layer_norm(x: &[f32], n: usize, weight: &[f32], bias: &[f32], epsilon: f3
     assert_eq!(out.len(), x.len(), "output of a layer norm");
     assert!(weight.len() == n && bias.len() == n, "weight and bias of a layer norm");
     let isa = Isa::current();
+    let norm = |x: &[f32], out: &mut [f32]| {
+        let (mean, scale) = mean_and_scale(isa, x, epsilon);
+        normalize_row(isa, x, mean, scale, weight, bias, out);
+    };
+    let rows = x.par_chunks(n);
     match out {
         RowsMut::F32(out) => {
-            out.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(4).for_each(|(out, x)| {
-                let (mean, scale) = mean_and_scale(isa, x, epsilon);
-                normalize_row(isa, x, mean, scale, weight, bias, out);
-            });
+            out.par_chunks_mut(n).zip(rows).with_min_len(4).for_each(|(out, x)| norm(x, out))
         }
         RowsMut::Bf16(out) => {
-            let out = out.reinterpret_cast_mut();
-            out.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(4).for_each(|(out, x)| {
-                let (mean, scale) = mean_and_scale(isa, x, epsilon);
+            out.reinterpret_cast_mut().par_chunks_mut(n).zip(rows).with_min_len(4).for_each(|(out, x)| {
                 scratch::with(n, |lines| {
                     let row = &mut floats_mut(lines)[..n];
-                    normalize_row(isa, x, mean, scale, weight, bias, row);
+                    norm(x, row);
                     round_slice(isa, row, out);
                 });
             });
