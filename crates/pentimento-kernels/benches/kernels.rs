@@ -116,7 +116,7 @@ impl Bench {
         let options = ConvOptions { padding: Padding::all(1), bias: Some(&bias), ..ConvOptions::default() };
         let flops = 2 * 2 * size * size * c_in * c_out * 9;
         for (storage, packed) in [
-            ("F32", PackedConv::pack_winograd(&w[..], c_out, c_in)),
+            ("F32", PackedConv::pack_winograd(&w[..], c_out, c_in, size * size)),
             ("Bf16", PackedConv::pack_winograd_bf16(&w[..], c_out, c_in)),
         ] {
             self.run(&format!("winograd {storage} 3x3 {c_in}->{c_out} {size}x{size}"), flops, || {
@@ -238,7 +238,9 @@ fn main() {
         bench.attention_of_halves(tokens, tokens, head_dim);
         bench.attention_of_halves(tokens, 77, head_dim);
     }
-    for (c_in, c_out, size) in [(320, 320, 64), (640, 640, 32), (1280, 1280, 16), (128, 128, 256)] {
+    for (c_in, c_out, size) in
+        [(320, 320, 64), (640, 640, 32), (1280, 1280, 16), (1280, 1280, 8), (128, 128, 256)]
+    {
         bench.winograd(c_in, c_out, size);
     }
     for (c_in, c_out, size) in

@@ -60,13 +60,20 @@ impl PackedConv {
 
     /// Packs weights of shape `[c_out, c_in, 3, 3]` for Winograd's algorithm in f32: a quarter of the multiplications
     /// and more than twice the speed, for an error (root mean square) of about 1.1e-6 of the output's standard
-    /// deviation, against 3e-7 of the direct sum. Such a convolution has stride 1.
-    /// [`PackedConv::winograd_pays`] tells where it is worth it.
+    /// deviation, against 3e-7 of the direct sum. For pictures of less than 16×16 of the `pixels` it is a third of them. Such a
+    /// convolution has stride 1. [`PackedConv::winograd_pays`] tells where it is worth it.
     ///
     /// # Panics
     /// If `weights` does not hold `c_out · c_in · 9` elements.
-    pub fn pack_winograd<'a>(weights: impl Into<WeightsRef<'a>>, c_out: usize, c_in: usize) -> PackedConv {
-        PackedConv::winograd(WinogradWeights::new_square, weights.into(), c_out, c_in)
+    pub fn pack_winograd<'a>(
+        weights: impl Into<WeightsRef<'a>>,
+        c_out: usize,
+        c_in: usize,
+        pixels: usize,
+    ) -> PackedConv {
+        let form = winograd::form_in_f32(pixels);
+        let pack = |weights: WeightsRef, c_out, c_in| WinogradWeights::new(form, weights, c_out, c_in);
+        PackedConv::winograd(pack, weights.into(), c_out, c_in)
     }
 
     /// The same with values rounded to bf16 before their products, whose sums are in f32: a third of the multiplications. The
@@ -79,7 +86,7 @@ impl PackedConv {
         c_out: usize,
         c_in: usize,
     ) -> PackedConv {
-        PackedConv::winograd(WinogradWeights::new_flat, weights.into(), c_out, c_in)
+        PackedConv::winograd(WinogradWeights::new_pairs, weights.into(), c_out, c_in)
     }
 
     /// As [`PackedConv::pack_winograd_bf16`], with weights in eight bits with a scale for each output: for
@@ -93,11 +100,11 @@ impl PackedConv {
         c_out: usize,
         c_in: usize,
     ) -> PackedConv {
-        PackedConv::winograd(WinogradWeights::new_flat_int8, weights.into(), c_out, c_in)
+        PackedConv::winograd(WinogradWeights::new_pairs_int8, weights.into(), c_out, c_in)
     }
 
     fn winograd(
-        pack: fn(WeightsRef, usize, usize) -> WinogradWeights,
+        pack: impl Fn(WeightsRef, usize, usize) -> WinogradWeights,
         weights: WeightsRef,
         c_out: usize,
         c_in: usize,
@@ -125,7 +132,7 @@ impl PackedConv {
         }
         let [c_out, c_in, ..] = shape;
         match precision {
-            Precision::F32 => PackedConv::pack_winograd(weights, c_out, c_in),
+            Precision::F32 => PackedConv::pack_winograd(weights, c_out, c_in, pixels),
             Precision::Bf16 => PackedConv::pack_winograd_bf16(weights, c_out, c_in),
             Precision::Int8 if fastest_precision() == Precision::Bf16 => {
                 PackedConv::pack_winograd_int8(weights, c_out, c_in)

@@ -3,7 +3,7 @@
 //!
 //! Outputs are cut into tiles, 4 pixels wide and 4 or 2 high. Each sees 6×6 or 4×6 inputs, which become as many values; for
 //! each of these a product over the channels follows, and the sums of a tile become its pixels. Lanes are tiles: 16 tiles
-//! of one image are a group, and a task takes some groups that lie below one another.
+//! are a group, of one image or of several small ones, and a task takes some groups that lie below one another.
 //!
 //! A task works on [`PANEL_ROWS`] output channels at a time: it makes their weights' values for some input channels
 //! (they are kept as nine taps), multiplies each value, goes on with the next input channels, and turns the sums
@@ -35,8 +35,10 @@ use transforms::{OUT, pixels_of, values_of};
 pub(super) enum Form {
     /// Four by four pixels, in f32.
     Square,
-    /// Two rows of four pixels, in bf16: the values of two neighbouring input channels lie in one word.
+    /// Two rows of four pixels, in f32: for pictures so small that square tiles would not fill the lanes.
     Flat,
+    /// Two rows of four pixels, in bf16: the values of two neighbouring input channels lie in one word.
+    FlatPairs,
 }
 
 impl Form {
@@ -44,7 +46,7 @@ impl Form {
     fn rows(self) -> usize {
         match self {
             Form::Square => SQUARE,
-            Form::Flat => FLAT,
+            Form::Flat | Form::FlatPairs => FLAT,
         }
     }
 
@@ -56,8 +58,8 @@ impl Form {
     /// How values are multiplied.
     pub(super) fn precision(self) -> Precision {
         match self {
-            Form::Square => Precision::F32,
-            Form::Flat => Precision::Bf16,
+            Form::Square | Form::Flat => Precision::F32,
+            Form::FlatPairs => Precision::Bf16,
         }
     }
 
@@ -70,18 +72,22 @@ impl Form {
     pub(super) fn panel_steps(self) -> usize {
         match self {
             Form::Square => 112,
-            Form::Flat => 224,
+            Form::Flat => 160,
+            Form::FlatPairs => 224,
         }
     }
 
     /// Groups of 16 tiles in a task at most.
     fn task_groups(self) -> usize {
         match self {
-            Form::Square => GROUPS,
-            Form::Flat => MOST_GROUPS,
+            Form::Square | Form::Flat => GROUPS,
+            Form::FlatPairs => MOST_GROUPS,
         }
     }
 }
+
+/// How many channels before its turn a window is asked for.
+const STAGED_AHEAD: usize = 2;
 
 /// Groups of 16 tiles in a task at most, in either form.
 const MOST_GROUPS: usize = 2 * GROUPS;
@@ -95,10 +101,15 @@ const TASK_CHANNELS: usize = 4 * PANEL_ROWS;
 /// Lines that the values of all weights may take to be made once for all tasks: 10 MiB, which the third-level cache holds.
 const SHARED_LINES: usize = (10 << 20) / size_of::<Line>();
 
-/// Whether the algorithm is faster than the direct sum and its memory reasonable: large pictures, enough channels.
+/// Whether the algorithm is faster than the direct sum and its memory reasonable: pictures not too small, enough channels.
 pub(super) fn pays(c_out: usize, c_in: usize, pixels: usize) -> bool {
-    // Transforming costs as much per channel as some 32 channels' products; a group has 16 tiles of 16 pixels.
-    c_in.min(c_out) >= 32 && pixels >= 16 * 16
+    // Transforming costs as much per channel as some 32 channels' products; two pictures of 8 by 8 fill a group of flat tiles.
+    c_in.min(c_out) >= 32 && pixels >= 8 * 8
+}
+
+/// The form in f32: square tiles where there are at least 16 of them.
+pub(super) fn form_in_f32(pixels: usize) -> Form {
+    if pixels >= SQUARE * OUT * LANES { Form::Square } else { Form::Flat }
 }
 
 /// The convolution of a whole batch.
@@ -112,11 +123,10 @@ pub(super) fn run(layer: &Layer, weights: &WinogradWeights, batch: usize, (heigh
     let row_lines = part / in_line;
     let panel = PanelShape { row_lines, value_stride: apart(PANEL_ROWS * row_lines) };
     let stride = apart(c_in.div_ceil(form.per_word()));
-    let plan = Plan { layer, weights, form, height, width, across, down, stride, part, panel };
+    let plan = Plan { layer, weights, form, batch, height, width, across, down, stride, part, panel };
     // Few channels: half as many groups' values and sums fit into the second-level cache.
     let most = if c_in + c_out <= 256 { form.task_groups() / 2 } else { form.task_groups() };
-    let in_image = (across * down).div_ceil(LANES);
-    let groups = batch * in_image;
+    let groups = plan.groups();
     let blocks = groups.div_ceil(most);
     let block = |at: usize| at * most..groups.min((at + 1) * most);
     let wanted = (3 * rayon::current_num_threads()).div_ceil(blocks);
@@ -157,6 +167,7 @@ struct Plan<'a> {
     layer: &'a Layer<'a>,
     weights: &'a WinogradWeights,
     form: Form,
+    batch: usize,
     height: usize,
     width: usize,
     /// Tiles in a row of an image.
@@ -171,25 +182,79 @@ struct Plan<'a> {
     panel: PanelShape,
 }
 
+/// Where a tile lies: its image, and its row and column in that.
+struct Place {
+    image: usize,
+    row: usize,
+    column: usize,
+    /// The column where its strip ends.
+    end: usize,
+}
+
+/// Tiles that lie side by side.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    /// Number of the first one among those that were asked for.
+    first: usize,
+    tiles: usize,
+    image: usize,
+    row: usize,
+    /// Of the first one.
+    column: usize,
+}
+
 impl Plan<'_> {
-    /// Groups in an image.
+    /// Tiles of an image.
+    fn tiles(&self) -> usize {
+        self.across * self.down
+    }
+
+    /// Whether a group may have tiles of several images: where images are so small that many lanes would else do nothing.
+    fn spans_images(&self) -> bool {
+        self.across <= LANES
+    }
+
+    /// Groups in an image, or in all where they span images.
+    fn groups_in_run(&self) -> usize {
+        let tiles = if self.spans_images() { self.batch * self.tiles() } else { self.tiles() };
+        tiles.div_ceil(LANES)
+    }
+
+    /// Groups in the batch.
     fn groups(&self) -> usize {
-        (self.across * self.down).div_ceil(LANES)
+        self.groups_in_run() * if self.spans_images() { 1 } else { self.batch }
     }
 
-    /// The image and the tiles of a group.
-    fn group(&self, group: usize) -> (usize, Range<usize>) {
-        let first = group % self.groups() * LANES;
-        (group / self.groups(), first..(self.across * self.down).min(first + LANES))
+    /// The tiles of a group, counted through the whole batch.
+    fn group(&self, group: usize) -> Range<usize> {
+        let (run, within) = (group / self.groups_in_run(), group % self.groups_in_run() * LANES);
+        let (start, end) = match self.spans_images() {
+            true => (within, self.batch * self.tiles()),
+            false => (run * self.tiles() + within, (run + 1) * self.tiles()),
+        };
+        start..end.min(start + LANES)
     }
 
-    /// Row and column of a tile, and the column where its strip ends. Tiles follow each other in strips of 16 (the last may be
-    /// narrower), strip by strip from left to right and in each in reading order: so groups that follow each other share inputs.
-    fn place(&self, tile: usize) -> (usize, usize, usize) {
+    /// Where a tile lies. Tiles follow each other image by image, in each in strips of 16 (the last may be narrower), strip by
+    /// strip from left to right and in each in reading order: so groups that follow each other share inputs.
+    fn place(&self, tile: usize) -> Place {
+        let (image, tile) = (tile / self.tiles(), tile % self.tiles());
         let strip = tile / (LANES * self.down);
         let (left, within) = (strip * LANES, tile % (LANES * self.down));
         let end = self.across.min(left + LANES);
-        (within / (end - left), left + within % (end - left), end)
+        Place { image, row: within / (end - left), column: left + within % (end - left), end }
+    }
+
+    /// Some tiles, as runs of such that lie side by side.
+    fn runs(&self, tiles: Range<usize>) -> impl Iterator<Item = Run> {
+        let mut tile = tiles.start;
+        std::iter::from_fn(move || {
+            let left = tiles.end.checked_sub(tile).filter(|left| *left > 0)?;
+            let Place { image, row, column, end } = self.place(tile);
+            let run = Run { first: tile - tiles.start, tiles: left.min(end - column), image, row, column };
+            tile += run.tiles;
+            Some(run)
+        })
     }
 
     /// Calls `body` with the values of all weights, `[panel of output channels][part of the input channels]`, or with none
@@ -236,15 +301,22 @@ impl Plan<'_> {
         let plane = apart(PANEL_ROWS * groups.len());
         let mut pixels = [[0.0; OUT * LANES]; SQUARE];
         let pixels = &mut pixels[..self.form.rows()];
+        // Each group's runs: the same for all channels.
+        let mut runs = [([Run::default(); LANES], 0); MOST_GROUPS];
+        for (group, (runs, count)) in groups.clone().zip(&mut runs) {
+            for (run, slot) in self.runs(self.group(group)).zip(runs) {
+                (*slot, *count) = (run, *count + 1);
+            }
+        }
         scratch::with(self.form.values() * plane * LANES, |sums| {
             for first in channels.clone().step_by(PANEL_ROWS) {
                 let rows = first..channels.end.min(first + PANEL_ROWS);
                 self.multiply(&rows, groups.len(), inputs, sums, plane, shared);
                 for (row, channel) in rows.enumerate() {
-                    for (at, group) in groups.clone().enumerate() {
+                    for (at, (runs, count)) in runs[..groups.len()].iter().enumerate() {
                         let sums = &sums[row * groups.len() + at..];
                         pixels_of(self.layer.isa, sums, plane, pixels);
-                        self.store(group, channel, pixels);
+                        self.store(&runs[..*count], channel, pixels);
                     }
                 }
             }
@@ -255,12 +327,11 @@ impl Plan<'_> {
     fn transform_inputs(&self, groups: Range<usize>, inputs: &mut [Line]) {
         let (mut from, group_lines) = (groups.start, self.form.values() * self.stride);
         while from < groups.end {
-            // Groups of one strip: all its rows that they see are staged at once.
-            let (image, tiles) = self.group(from);
-            let (_, _, strip) = self.place(tiles.start);
+            // Groups of one strip, or of images of one strip: all rows that they see are staged at once.
+            let first = self.place(self.group(from).start);
             let in_strip = |group: &usize| {
-                let (same, tiles) = self.group(*group);
-                same == image && self.place(tiles.start).2 == strip
+                let place = self.place(self.group(*group).start);
+                self.spans_images() || (place.image, place.end) == (first.image, first.end)
             };
             let run = from..(from..groups.end).find(|group| !in_strip(group)).unwrap_or(groups.end);
             let at = (from - groups.start) * group_lines;
@@ -269,30 +340,49 @@ impl Plan<'_> {
         }
     }
 
-    /// The same for groups of one image and one strip, at most [`MOST_GROUPS`].
+    /// The windows that the tiles from one to another see, image by image; all lie in one strip, or in images of one strip.
+    fn windows(&self, tiles: Range<usize>) -> impl Iterator<Item = (usize, Window)> {
+        let rows = self.form.rows();
+        let (first, last) = (self.place(tiles.start), self.place(tiles.end - 1));
+        let left = first.column - first.column % LANES;
+        (first.image..last.image + 1).map(move |image| {
+            let top = if image == first.image { first.row } else { 0 };
+            let bottom = if image == last.image { last.row } else { self.down - 1 };
+            let window = Window {
+                row: top * rows,
+                column: left * OUT,
+                rows: (bottom - top + 1) * rows + 2,
+                columns: (first.end - left) * OUT + 2,
+            };
+            (image, window)
+        })
+    }
+
+    /// The same for groups of one strip, or of images of one strip, at most [`MOST_GROUPS`].
     fn transform_strip(&self, groups: Range<usize>, inputs: &mut [Line]) {
-        let (image, tiles) = self.group(groups.start);
-        let (top, left, right) = self.place(tiles.start);
-        let (bottom, ..) = self.place(self.group(groups.end - 1).1.end - 1);
-        let (left, rows) = (left - left % LANES, self.form.rows());
-        let window = Window {
-            row: top * rows,
-            column: left * OUT,
-            rows: (bottom - top + 1) * rows + 2,
-            columns: (right - left) * OUT + 2,
-        };
-        let plane = window.rows * window.columns;
+        let tiles = self.group(groups.start).start..self.group(groups.end - 1).end;
+        let columns = self.windows(tiles.clone()).next().map_or(0, |(_, window)| window.columns);
+        // Where each group's tiles lie in the windows. A tile that is not there is taken for the first of its group.
+        let mut offsets = [[0_u32; LANES]; MOST_GROUPS];
+        let (mut plane, mut runs) = (0, self.runs(tiles.clone()).peekable());
+        for (image, window) in self.windows(tiles.clone()) {
+            while let Some(run) = runs.next_if(|run| run.image == image) {
+                let y = run.row * self.form.rows() - window.row;
+                for tile in 0..run.tiles {
+                    let x = (run.column + tile) * OUT - window.column;
+                    let at = run.first + tile;
+                    offsets[at / LANES][at % LANES] = (plane + y * columns + x) as u32;
+                }
+            }
+            plane += window.rows * window.columns;
+        }
+        if !tiles.len().is_multiple_of(LANES) {
+            let last = &mut offsets[tiles.len() / LANES];
+            let first = last[0];
+            last[tiles.len() % LANES..].fill(first);
+        }
         let c_in = self.layer.w.c_in();
         let per_word = self.form.per_word();
-        // Where each group's tiles lie in the window. A tile that is not there is taken for the first of its group.
-        let mut offsets = [[0_u32; LANES]; MOST_GROUPS];
-        for (group, at) in groups.clone().zip(&mut offsets) {
-            let tiles = self.group(group).1;
-            for (lane, at) in at.iter_mut().enumerate() {
-                let (y, x, _) = self.place(tiles.start + if lane < tiles.len() { lane } else { 0 });
-                *at = ((y - top) * rows * window.columns + (x - left) * OUT) as u32;
-            }
-        }
         scratch::with(per_word * plane, |stage| {
             let stage = &mut floats_mut(stage)[..per_word * plane];
             for channel in (0..c_in).step_by(per_word) {
@@ -300,11 +390,18 @@ impl Plan<'_> {
                 if channels.len() < per_word {
                     stage[plane..].fill(0.0);
                 }
-                self.layer.patches.stage(image, channels, &window, 2, stage);
+                let mut from = 0;
+                for channel in channels {
+                    for (image, window) in self.windows(tiles.clone()) {
+                        let stage = &mut stage[from..];
+                        self.layer.patches.stage(image, channel..channel + 1, &window, STAGED_AHEAD, stage);
+                        from += window.rows * window.columns;
+                    }
+                }
                 let of_groups = inputs.chunks_exact_mut(self.form.values() * self.stride);
                 for (at, inputs) in offsets.iter().zip(of_groups) {
                     let inputs = &mut inputs[channel / per_word..];
-                    values_of(self.layer.isa, self.form, stage, at, window.columns, inputs, self.stride);
+                    values_of(self.layer.isa, self.form, stage, at, columns, inputs, self.stride);
                 }
             }
         });
@@ -383,25 +480,19 @@ impl Plan<'_> {
         }
     }
 
-    /// Writes a group's pixels, cropped to the picture, with bias and additions.
-    fn store(&self, group: usize, channel: usize, rows: &[[f32; OUT * LANES]]) {
-        let (image, tiles) = self.group(group);
-        let mut tile = tiles.start;
-        while tile < tiles.end {
-            let (y, x, end) = self.place(tile);
-            let run = (tiles.end - tile).min(end - x);
-            let (y, x) = (y * rows.len(), x * OUT);
-            let width = (run * OUT).min(self.width - x);
+    /// Writes a group's pixels in a channel, cropped to the picture, with bias and additions.
+    fn store(&self, runs: &[Run], channel: usize, rows: &[[f32; OUT * LANES]]) {
+        for run in runs {
+            let (y, x) = (run.row * rows.len(), run.column * OUT);
+            let width = (run.tiles * OUT).min(self.width - x);
+            let plane = (run.image * self.layer.w.c_out() + channel) * self.height * self.width;
             for (row, values) in rows.iter().enumerate().take(self.height - y) {
-                let from = (image * self.layer.w.c_out() + channel) * self.height * self.width
-                    + (y + row) * self.width
-                    + x;
+                let from = plane + (y + row) * self.width + x;
                 // SAFETY: this task alone writes these pixels of this channel.
                 let out = unsafe { self.layer.out.slice(from, width) };
-                let values = &values[(tile - tiles.start) * OUT..][..width];
-                self.layer.finish_from(image, channel, from, values, out);
+                let values = &values[run.first * OUT..][..width];
+                self.layer.finish_from(run.image, channel, from, values, out);
             }
-            tile += run;
         }
     }
 }

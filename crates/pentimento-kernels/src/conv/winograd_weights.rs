@@ -4,6 +4,9 @@
 //! The values would take up to four times the memory of the taps and their bandwidth; to make them costs about
 //! as much as to widen them from half precision. Channels are lanes.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
@@ -49,23 +52,23 @@ enum Taps {
 }
 
 impl WinogradWeights {
-    /// Taps in f32 for products in f32.
-    pub(super) fn new_square(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+    /// Taps in f32 for products in f32, in tiles of either form.
+    pub(super) fn new(form: Form, weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         let mut taps = vec![0.0; c_out * TAPS * c_in];
         by_taps(weights, c_in, &mut taps, |row, out| out.copy_from_slice(row));
-        WinogradWeights { form: Form::Square, taps: Taps::F32(taps) }
+        WinogradWeights { form, taps: Taps::F32(taps) }
     }
 
     /// Taps in f16 for products in bf16.
-    pub(super) fn new_flat(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+    pub(super) fn new_pairs(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         // Zeros that the system gives, so that threads share the work of its first touch: of f16 they would be written here.
         let mut taps = vec![0_u16; c_out * TAPS * c_in].reinterpret_into::<f16>();
         by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
-        WinogradWeights { form: Form::Flat, taps: Taps::F16(taps) }
+        WinogradWeights { form: Form::FlatPairs, taps: Taps::F16(taps) }
     }
 
     /// Taps of eight bits for products in bf16.
-    pub(super) fn new_flat_int8(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+    pub(super) fn new_pairs_int8(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         let (mut taps, mut scales) = (vec![0; c_out * TAPS * c_in], vec![0.0; c_out]);
         let channels = taps.par_chunks_mut((TAPS * c_in).max(1)).zip(&mut scales).enumerate();
         channels.for_each_init(
@@ -76,7 +79,7 @@ impl WinogradWeights {
                 *scale = Column::quantise(kernels, put).scale;
             },
         );
-        WinogradWeights { form: Form::Flat, taps: Taps::Int8(taps, scales) }
+        WinogradWeights { form: Form::FlatPairs, taps: Taps::Int8(taps, scales) }
     }
 
     pub(super) fn form(&self) -> Form {
@@ -101,6 +104,24 @@ impl WinogradWeights {
         panel: &mut [Line],
         shape: PanelShape,
     ) {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::knows(self.form, isa) {
+            // SAFETY: the level was checked when it became current.
+            return unsafe { avx512::expand(self, c_in, channels, steps, panel, shape) };
+        }
+        self.expand_plainly(isa, c_in, channels, steps, panel, shape);
+    }
+
+    /// The same in code that the compiler vectorises.
+    fn expand_plainly(
+        &self,
+        isa: Isa,
+        c_in: usize,
+        channels: Range<usize>,
+        steps: &Range<usize>,
+        panel: &mut [Line],
+        shape: PanelShape,
+    ) {
         let mut wide = [[0.0_f32; PANEL_STEPS]; TAPS];
         let mut values = [Line::ZERO; values_in(FLAT) * VALUE_LINES];
         let count = steps.len();
@@ -116,7 +137,7 @@ impl WinogradWeights {
                     }
                     Taps::F16(taps) => {
                         ask(&taps[..], next, count);
-                        widen(isa, &taps[from..from + count], &mut wide[..count]);
+                        taps[from..from + count].convert_to_f32_slice(&mut wide[..count]);
                     }
                     Taps::Int8(taps, scales) => {
                         ask(&taps[..], next, count);
@@ -127,7 +148,8 @@ impl WinogradWeights {
             let panel = &mut panel[row * shape.row_lines..];
             match self.form {
                 Form::Square => values_of_taps::<SQUARE>(isa, &wide, count, panel, shape.value_stride),
-                Form::Flat => {
+                Form::Flat => values_of_taps::<FLAT>(isa, &wide, count, panel, shape.value_stride),
+                Form::FlatPairs => {
                     values_of_taps::<FLAT>(isa, &wide, count, &mut values, VALUE_LINES);
                     let count = count.next_multiple_of(2);
                     for (at, values) in values.chunks_exact_mut(VALUE_LINES).enumerate() {
@@ -152,33 +174,6 @@ per_isa!(fn widen_steps(steps: &[i8], scale: f32, to: &mut [f32]) = widen_steps_
 #[inline(always)]
 fn widen_steps_body<A: Arith>(steps: &[i8], scale: f32, to: &mut [f32]) {
     to.iter_mut().zip(steps).for_each(|(to, steps)| *to = f32::from(*steps) * scale);
-}
-
-/// f16 to f32.
-fn widen(isa: Isa, from: &[f16], to: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 {
-        // SAFETY: the level was checked when it became current.
-        return unsafe { widen_avx512(from, to) };
-    }
-    let _ = isa;
-    from.convert_to_f32_slice(to);
-}
-
-/// The same, 16 at a time: the library asks for the processor's abilities at each call, and takes 8.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn widen_avx512(from: &[f16], to: &mut [f32]) {
-    use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps, _mm512_storeu_ps};
-    let (lines, rest) = from.as_chunks::<LANES>();
-    let (out_lines, out_rest) = to[..from.len()].as_chunks_mut::<LANES>();
-    for (line, out) in lines.iter().zip(out_lines) {
-        // SAFETY: both hold 16 values, an f16 has two bytes.
-        unsafe {
-            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(line.as_ptr().cast())))
-        };
-    }
-    rest.convert_to_f32_slice(out_rest);
 }
 
 /// Parts each output channel's kernels into nine rows over the input channels; `store` converts such a row.
@@ -248,12 +243,16 @@ fn values_of_taps_body<R: Arith, const H: usize>(
     }
 }
 
+/// One over the product of zero's distances to the other points.
+const ZERO: f32 = (1.0 / (A * A * B * B)) as f32;
+
+/// The same for the points A and B, of which the pair gives two terms.
+const AT_A: f64 = 0.5 / (A * A * (A * A - B * B));
+const AT_B: f64 = 0.5 / (B * B * (B * B - A * A));
+
 /// The polynomial with coefficients `g` at each point, divided by the product of its distances to the others.
 #[inline(always)]
 fn transform_weights<R: Arith>(g: &[Lanes; 3]) -> [Lanes; IN] {
-    const ZERO: f32 = (1.0 / (A * A * B * B)) as f32;
-    const AT_A: f64 = 0.5 / (A * A * (A * A - B * B));
-    const AT_B: f64 = 0.5 / (B * B * (B * B - A * A));
     const EVEN_A: [f32; 2] = [AT_A as f32, (AT_A * A * A) as f32];
     const EVEN_B: [f32; 2] = [AT_B as f32, (AT_B * B * B) as f32];
     const ODD_A: f32 = (AT_A * A) as f32;

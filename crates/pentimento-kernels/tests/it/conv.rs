@@ -27,6 +27,9 @@ fn cases() -> Vec<Case> {
         case([1, 1, 1, 1], 1, 1, 1, Padding::default()),
         case([2, 5, 3, 7], 9, 1, 1, Padding::default()),
         case([2, 3, 8, 8], 7, 3, 1, Padding::all(1)),
+        // Groups of tiles of several images, with and without a rest.
+        case([5, 3, 12, 12], 7, 3, 1, Padding::all(1)),
+        case([40, 2, 3, 2], 3, 3, 1, Padding::all(1)),
         case([1, 40, 16, 16], 13, 3, 1, Padding::all(1)),
         case([1, 4, 5, 37], 8, 3, 1, Padding::all(1)),
         case([2, 31, 9, 64], 6, 3, 1, Padding::all(1)),
@@ -145,7 +148,8 @@ fn winograd_agrees_with_the_naive_loop() {
             let (padding, upsample) = (case.padding, case.upsample);
             let plain = ConvOptions { padding, upsample, ..ConvOptions::default() };
             let packed = [
-                (PackedConv::pack_winograd(&w[..], case.c_out, c_in), 1e-5),
+                (PackedConv::pack_winograd(&w[..], case.c_out, c_in, 16 * 16), 1e-5),
+                (PackedConv::pack_winograd(&w[..], case.c_out, c_in, 8 * 8), 1e-5),
                 (PackedConv::pack_winograd_bf16(&w[..], case.c_out, c_in), 3e-2),
                 (PackedConv::pack_winograd_int8(&w[..], case.c_out, c_in), 3e-2),
             ];
@@ -186,7 +190,8 @@ fn winograd_is_accurate_at_many_channels() {
         let options = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
         for (packed, tolerance) in [
             (PackedConv::pack(&w[..], [8, 640, 3, 3], Precision::F32), 5e-6),
-            (PackedConv::pack_winograd(&w[..], 8, 640), 1e-5),
+            (PackedConv::pack_winograd(&w[..], 8, 640, 16 * 16), 1e-5),
+            (PackedConv::pack_winograd(&w[..], 8, 640, 8 * 8), 1e-5),
             (PackedConv::pack_winograd_bf16(&w[..], 8, 640), 5e-2),
             (PackedConv::pack_winograd_int8(&w[..], 8, 640), 6e-2),
             (PackedConv::pack(&w[..], [8, 640, 3, 3], Precision::Bf16), 2e-2),
@@ -224,7 +229,8 @@ fn a_norm_on_the_way_in_is_the_norm_before() {
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::F32),
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Bf16),
             PackedConv::pack(&w[..], [c_out, c_in, 3, 3], Precision::Int8),
-            PackedConv::pack_winograd(&w[..], c_out, c_in),
+            PackedConv::pack_winograd(&w[..], c_out, c_in, 16 * 16),
+            PackedConv::pack_winograd(&w[..], c_out, c_in, 8 * 8),
             PackedConv::pack_winograd_bf16(&w[..], c_out, c_in),
         ] {
             let plain = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
@@ -244,7 +250,7 @@ fn without_inputs_the_bias_is_left() {
     for packed in [
         PackedConv::pack(none, [3, 0, 3, 3], Precision::F32),
         PackedConv::pack(none, [3, 0, 3, 3], Precision::Int8),
-        PackedConv::pack_winograd(none, 3, 0),
+        PackedConv::pack_winograd(none, 3, 0, 16 * 16),
         PackedConv::pack_winograd_bf16(none, 3, 0),
         PackedConv::pack_winograd_int8(none, 3, 0),
     ] {
@@ -268,13 +274,13 @@ fn the_algorithm_follows_from_the_size() {
     assert_eq!(packed(64, Precision::Bf16, 8 * 8), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 4));
-    assert_eq!(packed(64, Precision::Int8, 8 * 8), (Precision::Int8, 1));
+    assert_eq!(packed(64, Precision::Int8, 4 * 4), (Precision::Int8, 1));
     // A machine whose bf16 is fast multiplies fewer values in it, from weights of a byte.
     let of_bytes = if fastest_precision() == Precision::Bf16 { Precision::Bf16 } else { Precision::Int8 };
     assert_eq!(packed(64, Precision::Int8, 64 * 64), (of_bytes, 1));
-    assert!(PackedConv::winograd_pays([64, 64, 3, 3], 16 * 16));
+    assert!(PackedConv::winograd_pays([64, 64, 3, 3], 8 * 8));
     // Too small a picture, too few channels, another kernel.
-    assert!(!PackedConv::winograd_pays([64, 64, 3, 3], 8 * 8));
+    assert!(!PackedConv::winograd_pays([64, 64, 3, 3], 4 * 4));
     assert!(!PackedConv::winograd_pays([64, 4, 3, 3], 64 * 64));
     assert!(!PackedConv::winograd_pays([64, 64, 1, 1], 64 * 64));
 }
@@ -295,7 +301,8 @@ fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
                 .map(|precision| PackedConv::pack(&w[..], [c_out, c_in, kernel, kernel], precision))
                 .to_vec();
             if kernel == 3 {
-                all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in));
+                all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in, 16 * 16));
+                all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in, 8 * 8));
                 all_packed.push(PackedConv::pack_winograd_bf16(&w[..], c_out, c_in));
                 all_packed.push(PackedConv::pack_winograd_int8(&w[..], c_out, c_in));
             }

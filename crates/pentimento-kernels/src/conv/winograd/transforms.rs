@@ -51,7 +51,8 @@ pub(super) fn values_of(
             }
             inputs_of_channel::<SQUARE>(isa, stage, at, columns, inputs, stride);
         }
-        Form::Flat => {
+        Form::Flat => inputs_of_channel::<FLAT>(isa, stage, at, columns, inputs, stride),
+        Form::FlatPairs => {
             let (low, high) = stage.split_at(stage.len() / 2);
             #[cfg(target_arch = "x86_64")]
             if isa == Isa::Avx512Bf16 && avx512::fits(at) {
