@@ -12,7 +12,7 @@ use crate::{
     ops::{Activation, LayerNorm, Linear},
     weights::Scope,
 };
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 
 /// A CLIP text encoder.
@@ -52,7 +52,7 @@ impl TextEncoder {
             .map(|index| Layer::load(&scope.at("encoder.layers").at(index), shape, Sight::Back))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            tokens: embeddings.tensor("token_embedding.weight", &[config.vocab_size, hidden])?,
+            tokens: embeddings.table("token_embedding.weight", &[config.vocab_size, hidden])?,
             positions: embeddings.tensor("position_embedding.weight", &[length, hidden])?,
             layers,
             final_norm: LayerNorm::load(&scope.at("final_layer_norm"), hidden, config.layer_norm_eps)?,
@@ -113,7 +113,7 @@ impl TextEncoder {
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(ids, &Device::Cpu)?;
-        (self.tokens.embedding(&ids)? + &self.positions)?.unsqueeze(0)
+        (self.tokens.embedding(&ids)?.to_dtype(DType::F32)? + &self.positions)?.unsqueeze(0)
     }
 
     fn run(&self, states: Tensor, layers: Range<usize>) -> Result<Tensor> {

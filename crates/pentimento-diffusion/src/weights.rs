@@ -15,7 +15,7 @@ use crate::{
     precision::floats,
     source::{SafetensorsFiles, WeightSource, absent},
 };
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sha2::Sha256;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -319,6 +319,11 @@ impl<'a> Scope<'a> {
         Self { prefix: self.prefix.clone(), precision: floats(self.precision), ..*self }
     }
 
+    /// The same place, whose layers multiply in f32 whatever the others do.
+    pub(crate) fn in_f32(&self) -> Self {
+        Self { prefix: self.prefix.clone(), precision: crate::Precision::F32, ..*self }
+    }
+
     /// The place `name` below this one.
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
         let dot = if self.prefix.is_empty() { "" } else { "." };
@@ -394,6 +399,27 @@ impl<'a> Scope<'a> {
             packed.keep_tensor(&place, tensor.clone());
         }
         Ok(tensor)
+    }
+
+    /// Reads the tensor `name` here to look rows up in: in half precision where it is stored so, which takes half the memory.
+    pub(crate) fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let place = self.at(name).prefix;
+        let stored = match self.weights.stored_type(&place) {
+            Some("F16") => DType::F16,
+            Some("BF16") => DType::BF16,
+            _ => return self.tensor(name, shape),
+        };
+        let shared = self.packed.and_then(|packed| packed.tensor(&place));
+        if let Some(shared) = shared.filter(|tensor| tensor.dims() == shape) {
+            return Ok(shared);
+        }
+        let table = self.weights.tensor(&place, shape)?.to_dtype(stored).map_err(|error| {
+            LoadError::caused_by(LoadErrorKind::Tensor, format!("tensor '{place}'"), error)
+        })?;
+        if let Some(packed) = self.packed {
+            packed.keep_tensor(&place, table.clone());
+        }
+        Ok(table)
     }
 
     /// Reads the values of the tensor `name` here.

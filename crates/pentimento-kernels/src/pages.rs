@@ -203,10 +203,26 @@ fn give_back(block: Block) {
 
 /// Gives all kept blocks back to the system: for when no more layers follow.
 pub fn release() {
+    release_where(|_| true);
+}
+
+/// Gives back the kept blocks that are too small for values of so many bytes: for when all layers that follow are as large.
+pub fn release_below(bytes: usize) {
+    release_where(|size| size < bytes);
+}
+
+/// Gives back the kept blocks that are larger than what values of so many bytes take: for when no layer that follows is larger.
+pub fn release_above(bytes: usize) {
+    let most = Layout::from_size_align(bytes, ALIGN).ok().and_then(class).map_or(LARGE, |class| class.size());
+    release_where(|size| size > most);
+}
+
+fn release_where(is_useless: impl Fn(usize) -> bool) {
     loop {
         let mut kept = Kept::lock();
-        let Some(last) = kept.count.checked_sub(1) else { return };
-        let block = kept.remove(last);
+        let blocks = &kept.blocks[..kept.count];
+        let Some(at) = blocks.iter().rposition(|block| is_useless(block.size)) else { return };
+        let block = kept.remove(at);
         drop(kept);
         give_back(block);
     }
@@ -281,6 +297,14 @@ mod tests {
             many.into_iter().for_each(|block| pool.dealloc(block, layout(4 << 20)));
             assert!((1..=MOST_KEPT).contains(&Kept::lock().bytes));
         }
+        release_above(4 << 20);
+        release_below(4 << 20);
+        let bytes = Kept::lock().bytes;
+        assert!(
+            bytes > 0 && bytes.is_multiple_of(4 << 20),
+            "only blocks of {} bytes are kept: {bytes}",
+            4 << 20
+        );
         release();
         let kept = Kept::lock();
         assert_eq!((kept.bytes, kept.count), (0, 0));

@@ -4,10 +4,13 @@ use super::{Golden, against, assert_close, f32_root, files, part, reference};
 use crate::{
     config::{TextConfig, UnetConfig, VaeConfig},
     files::Folder,
+    ops::Precision,
+    packed::Packed,
     text::TextEncoder,
     tokenizer::Tokenizer,
     unet::{Conditions, Unet},
     vae::{Encoded, Vae},
+    weights::Scope,
 };
 use candle_core::Tensor;
 use serde_json::Value;
@@ -104,6 +107,17 @@ fn unets_predict_what_diffusers_predicts() {
             }
         }
     }
+}
+
+#[test]
+fn the_last_convolutions_of_a_unet_in_bf16_are_in_f32() {
+    let (config, weights) = part::<UnetConfig>("tiny-sd15", "unet", "diffusion_pytorch_model");
+    let packed = Packed::default();
+    let scope = Scope::root(&weights, Precision::Bf16).sharing(Some(&packed));
+    Unet::load(&scope, &config, "tiny-sd15").expect("a UNet");
+    let is_exact = |place: &String| packed.layer(place).expect("a layer").precision() == Precision::F32;
+    let exact: Vec<String> = packed.shapes().into_keys().filter(is_exact).collect();
+    assert_eq!(exact, ["conv_out", "up_blocks.1.resnets.1.conv2"]);
 }
 
 #[test]

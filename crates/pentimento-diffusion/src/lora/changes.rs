@@ -93,11 +93,8 @@ impl Changed {
     ) -> Result<Self, LoadError> {
         let shape = layer.shape();
         let is_conv = matches!(layer.kind, LayerKind::Conv(_));
-        // As the layer is: some stay in floats where others have eight bits.
-        let of_layer = match layer.precision() {
-            Precision::Int8 => Precision::Int8,
-            Precision::F32 | Precision::Bf16 => floats(precision),
-        };
+        // As the layer is: some stay in floats where others have eight bits, and the last ones in f32.
+        let of_layer = layer.precision();
         let (beside, merged): (Vec<_>, Vec<_>) =
             changes.iter().partition(|(change, _)| change.low_rank().is_some());
         let merged = match merged.is_empty() {

@@ -22,6 +22,8 @@ pub(crate) struct LevelStyle {
     pub(crate) transformer: Option<TransformerStyle>,
     /// Residual blocks.
     pub(crate) layers: usize,
+    /// Whether the last residual block ends in f32: see [`ResnetStyle`].
+    pub(crate) exact_end: bool,
 }
 
 /// Residual blocks, each with a transformer where the level has them.
@@ -31,18 +33,20 @@ struct Layers {
 }
 
 impl Layers {
-    /// `inputs` are the channels that each residual block takes.
+    /// `inputs_of_all` are the channels that each residual block takes.
     fn load(
         scope: &Scope,
-        inputs: &[usize],
+        inputs_of_all: &[usize],
         outputs: usize,
         style: LevelStyle,
         cross_layers: &mut usize,
     ) -> Result<Self, LoadError> {
         let mut layers = Self { resnets: Vec::new(), transformers: Vec::new() };
-        for (index, inputs) in inputs.iter().enumerate() {
+        for (index, inputs) in inputs_of_all.iter().enumerate() {
             let resnet = scope.at("resnets").at(index);
-            layers.resnets.push(Resnet::load(&resnet, *inputs, outputs, style.resnet)?);
+            let exact_end = style.exact_end && index + 1 == inputs_of_all.len();
+            let resnet_style = ResnetStyle { exact_end, ..style.resnet };
+            layers.resnets.push(Resnet::load(&resnet, *inputs, outputs, resnet_style)?);
             if let Some(transformer) = style.transformer {
                 let scope = scope.at("attentions").at(index);
                 layers.transformers.push(SpatialTransformer::load(

@@ -115,6 +115,7 @@ impl Levels {
                 groups,
                 epsilon: config.norm_eps,
                 time: Some(TimeEmbedding::width(channels[0])),
+                exact_end: false,
             },
             channels,
             pixels,
@@ -128,7 +129,7 @@ impl Levels {
             "DownBlock2D" | "UpBlock2D" => None,
             other => return Err(unsupported(label, "block type", other)),
         };
-        Ok(LevelStyle { resnet: self.resnet, transformer, layers })
+        Ok(LevelStyle { resnet: self.resnet, transformer, layers, exact_end: false })
     }
 }
 
@@ -166,7 +167,7 @@ impl Unet {
                 first,
                 config.norm_eps,
             )?,
-            conv_out: Conv2d::load(&scope.at("conv_out").in_floats(), first, config.out_channels, 3)?,
+            conv_out: Conv2d::load(&scope.at("conv_out").in_f32(), first, config.out_channels, 3)?,
         })
     }
 
@@ -321,7 +322,7 @@ fn load_up(
         // The level's own skips, and last the one that entered it from the level above.
         let mut skips = vec![outputs; layers];
         skips[layers - 1] = levels.channels[level.saturating_sub(1)];
-        let style = levels.style(level, kind, layers, label)?;
+        let style = LevelStyle { exact_end: level == 0, ..levels.style(level, kind, layers, label)? };
         let scope = scope.at("up_blocks").at(index).drawing(levels.pixels[level]);
         up.push(UpLevel::load(&scope, below, &skips, outputs, style, level > 0, cross_layers)?);
         below = outputs;

@@ -28,6 +28,9 @@ pub(crate) struct ResnetStyle {
     pub(crate) epsilon: f64,
     /// Width of the time embedding; `None` in an autoencoder.
     pub(crate) time: Option<usize>,
+    /// Whether the last convolution multiplies in f32 whatever the precision: in the last block of a network its rounding reaches
+    /// the result, since no layer behind it evens it out.
+    pub(crate) exact_end: bool,
 }
 
 impl Resnet {
@@ -46,12 +49,13 @@ impl Resnet {
         } else {
             Some(Conv2d::load(&scope.at("conv_shortcut"), inputs, outputs, 1)?)
         };
+        let second = if style.exact_end { scope.at("conv2").in_f32() } else { scope.at("conv2") };
         Ok(Self {
             norm1: GroupNorm::load(&scope.at("norm1"), style.groups, inputs, style.epsilon)?,
             conv1: Conv2d::load(&scope.at("conv1"), inputs, outputs, 3)?,
             time,
             norm2: GroupNorm::load(&scope.at("norm2"), style.groups, outputs, style.epsilon)?,
-            conv2: Conv2d::load(&scope.at("conv2"), outputs, outputs, 3)?,
+            conv2: Conv2d::load(&second, outputs, outputs, 3)?,
             shortcut,
         })
     }

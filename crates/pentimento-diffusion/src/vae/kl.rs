@@ -14,7 +14,7 @@ use crate::{
     config::{VaeConfig, unsupported},
     error::{LoadError, Result},
     interruption,
-    ops::{self, Conv2d, Edges, GroupNorm, Heads, Linear, Padding},
+    ops::{self, Conv2d, Edges, GroupNorm, Heads, Linear, Padding, pages},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -247,7 +247,12 @@ impl Decoder {
                 source = Source::Whole(resnet.forward(source, budget));
             }
             source = match (upsample, source) {
-                (Some(conv), Source::Whole(x)) => doubled(conv, x, level == last, budget),
+                (Some(conv), Source::Whole(x)) => {
+                    // Smaller blocks are of no use to the layers that follow.
+                    let channels = self.levels[level + 1].0.last().map_or(0, Resnet::outputs);
+                    pages::release_below(size_of::<f32>() * channels * enlarged(x.height * x.width, 1));
+                    doubled(conv, x, level == last, budget)
+                }
                 (_, source) => source,
             };
         }

@@ -55,9 +55,9 @@ pub(crate) struct Planes {
 }
 
 impl Planes {
-    /// Planes to be written band by band. Their memory is taken as it is written.
+    /// Planes to be written band by band. A first band that is not the whole takes the memory of all of them.
     pub(super) fn unwritten(channels: usize, height: usize, width: usize) -> Self {
-        Self { values: stale(channels * height * width), channels, height, width }
+        Self { values: Vec::new(), channels, height, width }
     }
 
     /// One item of `[B, C, H, W]`.
@@ -92,6 +92,9 @@ impl Planes {
         if rows == (0..self.height) {
             self.values = band;
             return;
+        }
+        if self.values.is_empty() {
+            self.values = stale(self.channels * self.height * self.width);
         }
         let (plane, from, length) =
             (self.height * self.width, rows.start * self.width, rows.len() * self.width);

@@ -7,7 +7,7 @@
 use super::planes::{Budget, Planes, Reach, Source, rows_of_band};
 use crate::{
     error::LoadError,
-    ops::{Conv2d, GroupNorm, Moments},
+    ops::{Conv2d, GroupNorm, Moments, pages},
     weights::Scope,
 };
 use std::borrow::Cow;
@@ -48,6 +48,11 @@ impl Resnet {
         })
     }
 
+    /// Channels of the result.
+    pub(super) fn outputs(&self) -> usize {
+        self.conv2.outputs()
+    }
+
     pub(super) fn forward(&self, x: Source, budget: Budget) -> Planes {
         let (mut result, inner, moments) = self.first_half(x, budget);
         let norm = self.norm2.of_moments(&moments);
@@ -83,7 +88,10 @@ impl Resnet {
             moments.add(&y);
             inner.put(band, y);
         }
-        let shortcut = shortcut.unwrap_or_else(|| x.into_planes(budget));
+        let Some(shortcut) = shortcut else { return (x.into_planes(budget), inner, moments) };
+        drop(x);
+        // Blocks that are larger than these values serve no layer that follows.
+        pages::release_above(size_of::<f32>() * outputs * height * width);
         (shortcut, inner, moments)
     }
 }

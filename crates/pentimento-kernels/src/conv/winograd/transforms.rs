@@ -11,8 +11,8 @@ use crate::lanes::pair;
 use crate::scratch::{LANES, Line, prefetch};
 
 /// The two pairs of points; everything below follows from them.
-pub(in crate::conv) const A: f64 = std::f64::consts::FRAC_1_SQRT_2;
-pub(in crate::conv) const B: f64 = std::f64::consts::SQRT_2;
+pub(in crate::conv) const A: f64 = 0.65;
+pub(in crate::conv) const B: f64 = 1.5;
 
 /// Pixels across a tile, and values across its transform.
 pub(super) const OUT: usize = 4;
