@@ -146,21 +146,32 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    /// Quantises one output's weights and hands each to `put`, with its place. Weights that are not finite give a scale that
-    /// is not.
-    pub(crate) fn quantise(weights: &[f32], mut put: impl FnMut(usize, i8)) -> Column {
-        let most = weights.iter().fold(0.0_f32, |most, weight| most.max(weight.abs()));
-        let is_finite = weights.iter().all(|weight| weight.is_finite());
-        let scale = if is_finite { most / MOST } else { f32::NAN };
+    /// Quantises one output's weights into as many steps. Weights that are not finite give a scale that is not.
+    pub(crate) fn quantise(isa: Isa, weights: &[f32], steps: &mut [i8]) -> Column {
+        debug_assert_eq!(weights.len(), steps.len(), "a step for each weight");
+        let most = f32::from_bits(extent(isa, weights).magnitude);
+        let scale = if most.is_finite() { most / MOST } else { f32::NAN };
         let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-        let mut sum = 0;
-        for (at, weight) in weights.iter().enumerate() {
-            let steps = (weight * inverse).round_ties_even().clamp(-MOST, MOST) as i8;
-            sum += i32::from(steps);
-            put(at, steps);
-        }
-        Column { scale, sum }
+        Column { scale, sum: quantise_weights(isa, weights, inverse, steps) }
     }
+}
+
+per_isa!(fn quantise_weights(weights: &[f32], inverse: f32, steps: &mut [i8]) -> i32 = quantise_weights_body);
+
+/// Answers the sum of the steps.
+#[inline(always)]
+fn quantise_weights_body<A: Arith>(weights: &[f32], inverse: f32, steps: &mut [i8]) -> i32 {
+    // As `ROUNDING`, for numbers on both sides of zero: the lowest byte is then the number's own.
+    const BOTH_SIDES: f32 = 12_582_912.0;
+    let mut sum = 0;
+    for (out, weight) in steps.iter_mut().zip(weights) {
+        let steps = weight * inverse;
+        let steps = if steps > -MOST { steps } else { -MOST };
+        let steps = if steps < MOST { steps } else { MOST };
+        *out = (steps + BOTH_SIDES).to_bits() as i8;
+        sum += i32::from(*out);
+    }
+    sum
 }
 
 /// A byte's place in a word.

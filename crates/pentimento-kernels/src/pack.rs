@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::int8::{Column, Columns, QUAD, shifted};
+use crate::int8::{Column, Columns, QUAD};
 use crate::isa::Isa;
 use crate::lanes::{interleave, interleave_pairs, pair};
 use crate::scratch::{self, LANES, Line, bits};
@@ -154,15 +154,17 @@ impl PackedWeights {
             }
             Precision::Int8 => {
                 check_inputs(k);
-                let mut columns = vec![Column::default(); n];
+                let (isa, mut columns) = (Isa::current(), vec![Column::default(); n]);
                 groups.zip(columns.par_chunks_mut(LANES)).for_each_init(
-                    || vec![0.0_f32; k],
-                    |row, ((group, lines), columns)| {
+                    // The last word's missing bytes stay zero.
+                    || (vec![0.0_f32; k], vec![0_i8; steps * QUAD]),
+                    |(row, bytes), ((group, lines), columns)| {
                         for (lane, column) in in_group(group).zip(columns) {
                             weights.read((group * LANES + lane) * k, row);
-                            *column = Column::quantise(row, |at, steps| {
-                                lines[at / QUAD].0[lane] |= shifted(steps as u8, at);
-                            });
+                            *column = Column::quantise(isa, row, &mut bytes[..k]);
+                            for (line, quad) in lines.iter_mut().zip(bytes.as_chunks::<QUAD>().0) {
+                                line.0[lane] = u32::from_le_bytes(quad.map(i8::cast_unsigned));
+                            }
                         }
                     },
                 );

@@ -191,14 +191,17 @@ fn pack_quads(weights: WeightsRef, c_out: usize, c_in: usize, taps: usize) -> (V
     check_inputs(c_in * taps);
     let steps = c_in.div_ceil(QUAD) * taps;
     let (mut words, mut columns) = (vec![0; c_out * steps], vec![Column::default(); c_out]);
+    let isa = Isa::current();
     words.par_chunks_mut(steps.max(1)).zip(&mut columns).enumerate().for_each_init(
-        || vec![0.0_f32; c_in * taps],
-        |row, (output, (words, column))| {
+        || (vec![0.0_f32; c_in * taps], vec![0_i8; c_in * taps]),
+        |(row, bytes), (output, (words, column))| {
             weights.read(output * c_in * taps, row);
-            *column = Column::quantise(row, |at, steps| {
-                let (channel, tap) = (at / taps, at % taps);
-                words[channel / QUAD * taps + tap] |= shifted(steps as u8, channel);
-            });
+            *column = Column::quantise(isa, row, bytes);
+            for (channel, bytes) in bytes.chunks_exact(taps).enumerate() {
+                for (word, byte) in words[channel / QUAD * taps..].iter_mut().zip(bytes) {
+                    *word |= shifted(byte.cast_unsigned(), channel);
+                }
+            }
         },
     );
     (words, columns)

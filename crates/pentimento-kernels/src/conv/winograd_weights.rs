@@ -71,12 +71,15 @@ impl WinogradWeights {
     pub(super) fn new_pairs_int8(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         let (mut taps, mut scales) = (vec![0; c_out * TAPS * c_in], vec![0.0; c_out]);
         let channels = taps.par_chunks_mut((TAPS * c_in).max(1)).zip(&mut scales).enumerate();
+        let isa = Isa::current();
         channels.for_each_init(
-            || vec![0.0; TAPS * c_in],
-            |kernels, (channel, (taps, scale))| {
+            || (vec![0.0; TAPS * c_in], vec![0; TAPS * c_in]),
+            |(kernels, steps), (channel, (taps, scale))| {
                 weights.read(channel * TAPS * c_in, kernels);
-                let put = |at: usize, steps| taps[at % TAPS * c_in + at / TAPS] = steps;
-                *scale = Column::quantise(kernels, put).scale;
+                *scale = Column::quantise(isa, kernels, steps).scale;
+                for (tap, taps) in taps.chunks_exact_mut(c_in).enumerate() {
+                    taps.iter_mut().zip(steps.chunks_exact(TAPS)).for_each(|(to, steps)| *to = steps[tap]);
+                }
             },
         );
         WinogradWeights { form: Form::FlatPairs, taps: Taps::Int8(taps, scales) }
