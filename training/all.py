@@ -23,6 +23,7 @@ STAGES = [
     ("scenes", "--count 12000 --seed 3 --few varied", "--count 160 --seed 3 --few varied"),
     ("scenes", "--count 6000 --seed 4 --few same", "--count 160 --seed 4 --few same"),
     ("scenes", "--count 9000 --seed 5 --few pairs", "--count 160 --seed 5 --few pairs"),
+    ("scenes", "--count 9000 --seed 6 --few moved", "--count 160 --seed 6 --few moved"),
     ("tokenizer", "", "--size 640"),
     ("text_encoder", "", "--steps 8"),
     ("vae", "", "--steps 6"),

@@ -78,7 +78,7 @@ def main():
     args = options.parse_args()
     begin(args)
     scenes, noising, base = Scenes(), Noising(), unet.load().requires_grad_(False)
-    scenes.mostly_few({"same": 0.3, "varied": 0.35, "pairs": 0.1, "all": 0.25})
+    scenes.mostly_few({"same": 0.3, "varied": 0.25, "pairs": 0.1, "moved": 0.15, "all": 0.2})
     packed = kept("edges", lambda: np.stack([np.packbits(edges(picture), axis=-1) for some in scenes.pictures for picture in some]))
     if args.again:
         network = ControlNetModel.from_pretrained(MODEL / "controlnet-canny", torch_dtype=torch.float32)

@@ -4,6 +4,7 @@
     python training/scenes.py --count 12000 --seed 3 --few varied
     python training/scenes.py --count 6000 --seed 4 --few same
     python training/scenes.py --count 9000 --seed 5 --few pairs
+    python training/scenes.py --count 9000 --seed 6 --few moved
 
 Writes work/scenes-SEED.npy [N, 128, 128, 3] and work/scenes-SEED.json: for each scene its caption, its style, and its things
 with their boxes, as shares of the side. Scene number i of a seed is always the same. Some things in some derived styles are
@@ -12,8 +13,8 @@ held out, so that it can be measured whether the model puts together what it nev
 With `--few` the scenes show the 48 things that the model shall draw best: mostly as 3d models, alone, on white or one colour. Their
 sizes and places go in steps of a latent's cell, so that a thing's latents are always the same, moved: the UNet has a few hundred
 patterns to learn instead of a continuum. With `--few same` a thing also has always the same size and place; `--few pairs` shows two
-things side by side, each as large as its half of the picture. Most captions of pairs name one of the two only, as a prompt for a masked
-part does.
+things side by side, each as large as its half of the picture, and `--few moved` two of other sizes and in other places, half of them off
+the grid. Most captions of these two kinds name one of the two things only, as a prompt for a masked part does.
 """
 
 import json
@@ -294,9 +295,9 @@ def small(picture):
 
 # Sets of the few things' scenes that vary; from "fluent3d" a tenth is drawn in a derived style.
 FEW_SETS = {"fluent3d": 0.85, "fluent-emoji": 0.05, "fluent-emoji-flat": 0.05, "noto": 0.05}
-PLAIN = {"varied": 0.78, "same": 0.85, "pairs": 0.7}  # how often the background is
+PLAIN = {"varied": 0.78, "same": 0.85, "pairs": 0.7, "moved": 0.7}  # how often the background is
 # How often the caption names one of two things only, as a prompt for a masked part does.
-PARTLY = {"varied": 0.5, "pairs": 0.65}
+PARTLY = {"varied": 0.5, "pairs": 0.85, "moved": 0.9}
 
 
 def few_scene(library, random, few):
@@ -304,11 +305,12 @@ def few_scene(library, random, few):
     varied = few == "varied"
     of = random.choices(list(FEW_SETS), list(FEW_SETS.values()))[0] if varied else "fluent3d"
     ids = [index for index in library.by_set[of] if library.things[index]["name"] in FEW]
-    wanted = random.sample(ids, 2 if few == "pairs" or varied and random.random() < 0.16 else 1)
+    wanted = random.sample(ids, 2 if few in ("pairs", "moved") or varied and random.random() < 0.16 else 1)
     style = "own" if not varied or of != "fluent3d" or random.random() < 0.9 else random.choice(list(looks.STYLES))
     place = (*plain_background(random), None) if random.random() < PLAIN[few] else landscape(random)
-    settings = {"flips": 0.3, "colours": 0.06} if varied else {"flips": 0.0, "colours": 0.03, "same": True}
-    picture, text, style, boxes = scene(library, random, wanted, style, place, cells=True, **settings)
+    settings = {"flips": 0.3, "colours": 0.06} if varied else {"flips": 0.0, "colours": 0.03, "same": few != "moved"}
+    cells = few != "moved" or random.random() < 0.5
+    picture, text, style, boxes = scene(library, random, wanted, style, place, cells=cells, **settings)
     if len(wanted) == 1 or random.random() >= PARTLY[few]:
         return picture, text, style, boxes, None
     only, place = random.randrange(2), place[1] if random.random() < 0.4 else ""
@@ -343,7 +345,7 @@ def pools():
 
 def main():
     options = parser(__doc__, count=12000, seed=1)
-    options.add_argument("--few", choices=["varied", "same", "pairs"])
+    options.add_argument("--few", choices=["varied", "same", "pairs", "moved"])
     args = options.parse_args()
     begin(args)
     target = WORK / f"scenes-{args.seed}.npy"
