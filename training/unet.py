@@ -80,7 +80,7 @@ def main():
         timesteps = torch.where(scenes.partly[chosen], timesteps * 17 // 20, timesteps)
         latents, states = scenes.of(chosen)
         # Not at the cleaner steps either, where v would have to be huge to find back.
-        share = scenes.holes(chosen) * torch.rand(args.batch, 1, 1, 1).mul(2).sub(0.7).clamp(min=0)
+        share = scenes.holes(chosen) * torch.rand(args.batch, 1, 1, 1).mul(1.7).sub(0.4).clamp(min=0)
         share = share * (timesteps >= 400)[:, None, None, None]
         noise, others = torch.randn_like(latents), scenes.expected(chosen, random)
         noisy, wanted = led_astray(noising, latents, timesteps, noise, others, share)
