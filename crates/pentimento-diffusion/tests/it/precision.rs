@@ -14,7 +14,12 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 const STAGES: [(&str, &str, &str, &str); 4] = [
     ("text_encoder/model.safetensors", "encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc2", "the texts"),
     ("vae/diffusion_pytorch_model.safetensors", "encoder.conv_norm_out", "encoder.conv_out", "the encoding"),
-    ("unet/diffusion_pytorch_model.safetensors", "conv_norm_out", "conv_out", "the steps"),
+    (
+        "unet/diffusion_pytorch_model.safetensors",
+        "mid_block.resnets.1.norm2",
+        "mid_block.resnets.1.conv2",
+        "the steps",
+    ),
     ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_norm_out", "decoder.conv_out", "the decoding"),
 ];
 
