@@ -389,37 +389,32 @@ impl<'a> Scope<'a> {
 
     /// Reads the tensor `name` here.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.tensor_of(DType::F32, name, shape)
+    }
+
+    /// The same to look rows up in: in half precision where it is stored so, which takes half the memory.
+    pub(crate) fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let stored = match self.weights.stored_type(&self.at(name).prefix) {
+            Some("F16") => DType::F16,
+            Some("BF16") => DType::BF16,
+            _ => DType::F32,
+        };
+        self.tensor_of(stored, name, shape)
+    }
+
+    fn tensor_of(&self, dtype: DType, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         let place = self.at(name).prefix;
         let shared = self.packed.and_then(|packed| packed.tensor(&place));
         if let Some(shared) = shared.filter(|tensor| tensor.dims() == shape) {
             return Ok(shared);
         }
-        let tensor = self.weights.tensor(&place, shape)?;
+        let tensor = self.weights.tensor(&place, shape)?.to_dtype(dtype).map_err(|error| {
+            LoadError::caused_by(LoadErrorKind::Tensor, format!("tensor '{place}'"), error)
+        })?;
         if let Some(packed) = self.packed {
             packed.keep_tensor(&place, tensor.clone());
         }
         Ok(tensor)
-    }
-
-    /// Reads the tensor `name` here to look rows up in: in half precision where it is stored so, which takes half the memory.
-    pub(crate) fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let place = self.at(name).prefix;
-        let stored = match self.weights.stored_type(&place) {
-            Some("F16") => DType::F16,
-            Some("BF16") => DType::BF16,
-            _ => return self.tensor(name, shape),
-        };
-        let shared = self.packed.and_then(|packed| packed.tensor(&place));
-        if let Some(shared) = shared.filter(|tensor| tensor.dims() == shape) {
-            return Ok(shared);
-        }
-        let table = self.weights.tensor(&place, shape)?.to_dtype(stored).map_err(|error| {
-            LoadError::caused_by(LoadErrorKind::Tensor, format!("tensor '{place}'"), error)
-        })?;
-        if let Some(packed) = self.packed {
-            packed.keep_tensor(&place, table.clone());
-        }
-        Ok(table)
     }
 
     /// Reads the values of the tensor `name` here.

@@ -17,13 +17,12 @@ use candle_core::Tensor;
 /// What a level is made of.
 #[derive(Clone, Copy)]
 pub(crate) struct LevelStyle {
+    /// What it says of the end holds for the last residual block alone.
     pub(crate) resnet: ResnetStyle,
     /// `None` for levels without attention.
     pub(crate) transformer: Option<TransformerStyle>,
     /// Residual blocks.
     pub(crate) layers: usize,
-    /// Whether the last residual block ends in f32: see [`ResnetStyle`].
-    pub(crate) exact_end: bool,
 }
 
 /// Residual blocks, each with a transformer where the level has them.
@@ -33,20 +32,20 @@ struct Layers {
 }
 
 impl Layers {
-    /// `inputs_of_all` are the channels that each residual block takes.
+    /// `inputs` are the channels that each residual block takes.
     fn load(
         scope: &Scope,
-        inputs_of_all: &[usize],
+        inputs: &[usize],
         outputs: usize,
         style: LevelStyle,
         cross_layers: &mut usize,
     ) -> Result<Self, LoadError> {
         let mut layers = Self { resnets: Vec::new(), transformers: Vec::new() };
-        for (index, inputs) in inputs_of_all.iter().enumerate() {
+        for (index, channels) in inputs.iter().enumerate() {
             let resnet = scope.at("resnets").at(index);
-            let exact_end = style.exact_end && index + 1 == inputs_of_all.len();
-            let resnet_style = ResnetStyle { exact_end, ..style.resnet };
-            layers.resnets.push(Resnet::load(&resnet, *inputs, outputs, resnet_style)?);
+            let exact_end = style.resnet.exact_end && index + 1 == inputs.len();
+            let style_here = ResnetStyle { exact_end, ..style.resnet };
+            layers.resnets.push(Resnet::load(&resnet, *channels, outputs, style_here)?);
             if let Some(transformer) = style.transformer {
                 let scope = scope.at("attentions").at(index);
                 layers.transformers.push(SpatialTransformer::load(

@@ -129,7 +129,7 @@ impl Levels {
             "DownBlock2D" | "UpBlock2D" => None,
             other => return Err(unsupported(label, "block type", other)),
         };
-        Ok(LevelStyle { resnet: self.resnet, transformer, layers, exact_end: false })
+        Ok(LevelStyle { resnet: self.resnet, transformer, layers })
     }
 }
 
@@ -322,7 +322,8 @@ fn load_up(
         // The level's own skips, and last the one that entered it from the level above.
         let mut skips = vec![outputs; layers];
         skips[layers - 1] = levels.channels[level.saturating_sub(1)];
-        let style = LevelStyle { exact_end: level == 0, ..levels.style(level, kind, layers, label)? };
+        let mut style = levels.style(level, kind, layers, label)?;
+        style.resnet.exact_end = level == 0;
         let scope = scope.at("up_blocks").at(index).drawing(levels.pixels[level]);
         up.push(UpLevel::load(&scope, below, &skips, outputs, style, level > 0, cross_layers)?);
         below = outputs;

@@ -60,8 +60,8 @@ impl PackedConv {
 
     /// Packs weights of shape `[c_out, c_in, 3, 3]` for Winograd's algorithm in f32: a quarter of the multiplications
     /// and more than twice the speed, for an error (root mean square) of about 1.1e-6 of the output's standard
-    /// deviation, against 3e-7 of the direct sum. For pictures of less than 16×16 of the `pixels` it is a third of them. Such a
-    /// convolution has stride 1. [`PackedConv::winograd_pays`] tells where it is worth it.
+    /// deviation, against 3e-7 of the direct sum. Where output pictures have fewer than 16×16 `pixels` it is a third of the
+    /// multiplications. Such a convolution has stride 1. [`PackedConv::winograd_pays`] tells where it is worth it.
     ///
     /// # Panics
     /// If `weights` does not hold `c_out · c_in · 9` elements.

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 
 use super::Layer;
 use super::patches::Window;
-use super::winograd_weights::{PanelShape, WinogradWeights};
+use super::winograd_weights::{PanelPart, PanelShape, WinogradWeights};
 use crate::gemm::{GROUPS, ROWS, Tile};
 use crate::pack::Precision;
 use crate::scratch::{self, LANES, Line, floats_mut, prefetch_far};
@@ -214,25 +214,22 @@ impl Plan<'_> {
         self.across <= LANES
     }
 
-    /// Groups in an image, or in all where they span images.
-    fn groups_in_run(&self) -> usize {
-        let tiles = if self.spans_images() { self.batch * self.tiles() } else { self.tiles() };
-        tiles.div_ceil(LANES)
+    /// Tiles that are cut into groups one behind the other: all, or an image's where groups do not span images.
+    fn sequence(&self) -> usize {
+        self.tiles() * if self.spans_images() { self.batch } else { 1 }
     }
 
     /// Groups in the batch.
     fn groups(&self) -> usize {
-        self.groups_in_run() * if self.spans_images() { 1 } else { self.batch }
+        self.sequence().div_ceil(LANES) * if self.spans_images() { 1 } else { self.batch }
     }
 
     /// The tiles of a group, counted through the whole batch.
     fn group(&self, group: usize) -> Range<usize> {
-        let (run, within) = (group / self.groups_in_run(), group % self.groups_in_run() * LANES);
-        let (start, end) = match self.spans_images() {
-            true => (within, self.batch * self.tiles()),
-            false => (run * self.tiles() + within, (run + 1) * self.tiles()),
-        };
-        start..end.min(start + LANES)
+        let groups = self.sequence().div_ceil(LANES);
+        let first = group / groups * self.sequence();
+        let start = first + group % groups * LANES;
+        start..(first + self.sequence()).min(start + LANES)
     }
 
     /// Where a tile lies. Tiles follow each other image by image, in each in strips of 16 (the last may be narrower), strip by
@@ -269,7 +266,7 @@ impl Plan<'_> {
             lines.par_chunks_exact_mut(each).enumerate().for_each(|(at, panel)| {
                 let first = at / parts * PANEL_ROWS;
                 let channels = first..self.layer.w.c_out().min(first + PANEL_ROWS);
-                self.expand(channels, &self.steps(at % parts), panel);
+                self.expand(channels, self.steps(at % parts), panel);
             });
             body(Some(lines));
         });
@@ -290,8 +287,9 @@ impl Plan<'_> {
         part * self.part..self.layer.w.c_in().min((part + 1) * self.part)
     }
 
-    fn expand(&self, channels: Range<usize>, steps: &Range<usize>, panel: &mut [Line]) {
-        self.weights.expand(self.layer.isa, self.layer.w.c_in(), channels, steps, panel, self.panel);
+    fn expand(&self, channels: Range<usize>, steps: Range<usize>, panel: &mut [Line]) {
+        let part = PanelPart { c_in: self.layer.w.c_in(), channels, steps, shape: self.panel };
+        self.weights.expand(self.layer.isa, &part, panel);
     }
 
     /// One task: some groups by some output channels. Inputs: `[group][value][stride, of which c_in][16 tiles]`. Shared are the
@@ -427,7 +425,7 @@ impl Plan<'_> {
                         &panels[(channels.start / PANEL_ROWS * self.parts() + part) * each..][..each]
                     }
                     None => {
-                        self.expand(channels.clone(), &steps, own);
+                        self.expand(channels.clone(), steps.clone(), own);
                         &*own
                     }
                 };

@@ -35,6 +35,16 @@ pub(super) struct PanelShape {
     pub(super) value_stride: usize,
 }
 
+/// Some of a layer's weights, whose values fill a panel.
+pub(super) struct PanelPart {
+    /// Input channels of the layer.
+    pub(super) c_in: usize,
+    pub(super) channels: Range<usize>,
+    /// Input channels whose values are made, at most [`Form::panel_steps`].
+    pub(super) steps: Range<usize>,
+    pub(super) shape: PanelShape,
+}
+
 /// The taps, and the tiles that they are for.
 #[derive(Clone, Debug)]
 pub(super) struct WinogradWeights {
@@ -97,38 +107,23 @@ impl WinogradWeights {
         }
     }
 
-    /// Makes the values of some input channels, at most [`Form::panel_steps`], for some output channels.
-    pub(super) fn expand(
-        &self,
-        isa: Isa,
-        c_in: usize,
-        channels: Range<usize>,
-        steps: &Range<usize>,
-        panel: &mut [Line],
-        shape: PanelShape,
-    ) {
+    /// Makes the values of some input channels for some output channels.
+    pub(super) fn expand(&self, isa: Isa, part: &PanelPart, panel: &mut [Line]) {
         #[cfg(target_arch = "x86_64")]
         if avx512::knows(self.form, isa) {
             // SAFETY: the level was checked when it became current.
-            return unsafe { avx512::expand(self, c_in, channels, steps, panel, shape) };
+            return unsafe { avx512::expand(self, part, panel) };
         }
-        self.expand_plainly(isa, c_in, channels, steps, panel, shape);
+        self.expand_plainly(isa, part, panel);
     }
 
     /// The same in code that the compiler vectorises.
-    fn expand_plainly(
-        &self,
-        isa: Isa,
-        c_in: usize,
-        channels: Range<usize>,
-        steps: &Range<usize>,
-        panel: &mut [Line],
-        shape: PanelShape,
-    ) {
+    fn expand_plainly(&self, isa: Isa, part: &PanelPart, panel: &mut [Line]) {
+        let PanelPart { c_in, ref channels, ref steps, shape } = *part;
         let mut wide = [[0.0_f32; PANEL_STEPS]; TAPS];
         let mut values = [Line::ZERO; values_in(FLAT) * VALUE_LINES];
         let count = steps.len();
-        for (row, channel) in channels.enumerate() {
+        for (row, channel) in channels.clone().enumerate() {
             for (tap, wide) in wide.iter_mut().enumerate() {
                 let from = (channel * TAPS + tap) * c_in + steps.start;
                 // The same channels of the next row: each weight comes from far away and is used once per task.

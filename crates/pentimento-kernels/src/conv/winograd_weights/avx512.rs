@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{AT_A, AT_B, PanelShape, TAPS, Taps, WinogradWeights, ZERO};
+use super::{AT_A, AT_B, PanelPart, TAPS, Taps, WinogradWeights, ZERO};
 use crate::conv::winograd::{A, B, FLAT, Form, IN, SQUARE};
 use crate::isa::Isa;
 use crate::scratch::{LANES, Line, prefetch};
@@ -20,21 +20,15 @@ pub(super) fn knows(form: Form, isa: Isa) -> bool {
 ///
 /// # Safety
 /// The machine [`knows`] the form.
-pub(super) unsafe fn expand(
-    weights: &WinogradWeights,
-    c_in: usize,
-    channels: Range<usize>,
-    steps: &Range<usize>,
-    panel: &mut [Line],
-    shape: PanelShape,
-) {
+pub(super) unsafe fn expand(weights: &WinogradWeights, part: &PanelPart, panel: &mut [Line]) {
+    let PanelPart { c_in, ref channels, ref steps, shape } = *part;
     let each = match weights.form {
         Form::Square => in_f32::<SQUARE>,
         Form::Flat => in_f32::<FLAT>,
         Form::FlatPairs => in_pairs,
     };
     assert!(steps.len() <= shape.row_lines * LANES * weights.form.per_word(), "rows of a panel");
-    for (row, channel) in channels.enumerate() {
+    for (row, channel) in channels.clone().enumerate() {
         let kernels = Kernels { taps: &weights.taps, channel, c_in, end: steps.end };
         // SAFETY: the caller's promise.
         unsafe { each(&kernels, steps.clone(), &mut panel[row * shape.row_lines..], shape.value_stride) };
@@ -168,6 +162,7 @@ fn transform_down([g0, g1, g2]: [__m512; 3]) -> [__m512; IN] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PanelShape;
     use super::*;
     use crate::pack::WeightsRef;
 
@@ -177,7 +172,7 @@ mod tests {
             return;
         }
         // A part that ends within a register, and one that fills them.
-        for (c_in, steps) in [(45, 0..45), (160, 32..160)] {
+        for (c_in, steps) in [(45, 0..45_usize), (160, 32..160)] {
             let weights: Vec<f32> =
                 (0..2 * TAPS * c_in).map(|at| ((at * 37 % 101) as f32 - 50.3) / 9.0).collect();
             let weights = WeightsRef::from(&weights[..]);
@@ -190,11 +185,12 @@ mod tests {
                 let words = steps.len().div_ceil(packed.form.per_word());
                 let row_lines = steps.len().div_ceil(LANES * packed.form.per_word());
                 let shape = PanelShape { row_lines, value_stride: 2 * row_lines + 1 };
+                let part = PanelPart { c_in, channels: 0..2, steps: steps.clone(), shape };
                 let [mut fast, mut plain] =
                     [(); 2].map(|()| vec![Line::ZERO; packed.form.values() * shape.value_stride]);
                 // SAFETY: the machine has AVX-512 and bf16.
-                unsafe { expand(&packed, c_in, 0..2, &steps, &mut fast, shape) };
-                packed.expand_plainly(Isa::Avx512Bf16, c_in, 0..2, &steps, &mut plain, shape);
+                unsafe { expand(&packed, &part, &mut fast) };
+                packed.expand_plainly(Isa::Avx512Bf16, &part, &mut plain);
                 for (value, row) in (0..packed.form.values()).flat_map(|value| [(value, 0), (value, 1)]) {
                     let words_of = |panel: &[Line]| -> Vec<u32> {
                         let row = &panel[value * shape.value_stride + row * row_lines..][..row_lines];
