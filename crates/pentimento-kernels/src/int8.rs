@@ -25,6 +25,8 @@ pub(crate) struct Quantiser {
     pub(crate) scale: f32,
     /// What zero became.
     pub(crate) zero: i32,
+    /// What sums of products are too little by: nothing, unless signs were parted.
+    pub(crate) missing: i32,
 }
 
 impl Quantiser {
@@ -32,14 +34,14 @@ impl Quantiser {
     pub(crate) fn of(range: &Extent) -> Quantiser {
         let Extent { low, high, magnitude } = *range;
         if magnitude >= f32::INFINITY.to_bits() {
-            return Quantiser { scale: f32::NAN, zero: 0 };
+            return Quantiser { scale: f32::NAN, ..Quantiser::default() };
         }
         // Half the width, since that of the largest floats would overflow.
         let scale = (high * 0.5 - low * 0.5) * (2.0 / 255.0);
         if scale < f32::MIN_POSITIVE {
-            return Quantiser { scale: 0.0, zero: 0 };
+            return Quantiser::default();
         }
-        Quantiser { scale, zero: (-low / scale).round().clamp(0.0, 255.0) as i32 }
+        Quantiser { scale, zero: (-low / scale).round().clamp(0.0, 255.0) as i32, missing: 0 }
     }
 
     /// Steps per one; 0 where nothing can be said.
@@ -109,6 +111,27 @@ fn quantise_body<A: Arith>(values: &[f32], by: Quantiser, out: &mut [u8]) {
     for (out, value) in out.iter_mut().zip(values) {
         *out = steps_of::<A>(*value, inverse, zero) as u8;
     }
+}
+
+/// Makes magnitudes and signs of unsigned bytes less 128, see [`crate::gemm::signs_apart`], and answers how their products are
+/// made numbers.
+pub(crate) fn part_signs(isa: Isa, by: Quantiser, bytes: &mut [u8], signs: &mut [u8]) -> Quantiser {
+    Quantiser { zero: by.zero - 128, missing: part_signs_of(isa, bytes, signs), ..by }
+}
+
+per_isa!(fn part_signs_of(bytes: &mut [u8], signs: &mut [u8]) -> i32 = part_signs_body);
+
+/// Answers the sum of the magnitudes of what is negative.
+#[inline(always)]
+fn part_signs_body<A: Arith>(bytes: &mut [u8], signs: &mut [u8]) -> i32 {
+    let mut sum = 0;
+    for (byte, sign) in bytes.iter_mut().zip(signs) {
+        let value = (*byte ^ 0x80).cast_signed();
+        *byte = value.unsigned_abs();
+        *sign = if value < 0 { 0xff } else { 0 };
+        sum += i32::from(*byte & *sign);
+    }
+    sum
 }
 
 per_isa!(pub(crate) fn quantise_planes(planes: &[f32], by: Quantiser, out: &mut [u32]) = quantise_planes_body);
@@ -250,7 +273,8 @@ fn dequantise_tile_body<A: Arith>(tile: &Sums, rows: &[Quantiser], scales: &[f32
 
 #[inline(always)]
 fn number_of(sum: f32, row: Quantiser, scale: f32, column: i32) -> f32 {
-    (sum.to_bits() as i32).wrapping_sub(row.zero.wrapping_mul(column)) as f32 * (row.scale * scale)
+    let sum = (sum.to_bits() as i32).wrapping_add(row.missing);
+    sum.wrapping_sub(row.zero.wrapping_mul(column)) as f32 * (row.scale * scale)
 }
 
 per_isa!(pub(crate) fn scale_sums(sums: &mut [f32], image: Quantiser, column: Column) = scale_sums_body);

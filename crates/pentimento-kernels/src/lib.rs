@@ -55,5 +55,5 @@ pub use matmul::{Layout, matmul};
 pub use norm::{ChannelNorm, NormActivation, add_channel_sums, group_norm, layer_norm};
 pub use pack::{PackedWeights, Precision, WeightsRef};
 pub use rows::{Rows, RowsMut};
-pub use speed::{fastest_precision, measure_peak, measure_precision};
+pub use speed::{bytes_lead, fastest_precision, measure_peak, measure_precision};
 pub use transpose::transpose;

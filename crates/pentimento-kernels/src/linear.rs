@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::activation::{gelu_of, quick_gelu_of, silu_of};
 use crate::bf16::round_pairs;
-use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile};
-use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, quantise};
+use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile, signs_apart};
+use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, part_signs, quantise};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
 use crate::rows::{Rows, RowsMut, SharedRows, pairs};
@@ -230,17 +230,24 @@ pub(crate) fn with_words(isa: Isa, x: Rows, w: &PackedWeights, rows: &Range, bod
             }
             body(words(rounded.as_ptr(), steps));
         }),
-        Precision::Int8 => scratch::with(rows.len() * steps, |lines| {
-            let bytes = bytes_mut(lines);
-            let mut quantisers = [Quantiser::default(); TASK_ROWS];
-            let rows = x.chunks_exact(k.max(1)).zip(bytes.chunks_exact_mut(QUAD * steps.max(1)));
-            for ((row, bytes), quantiser) in rows.zip(&mut quantisers) {
-                *quantiser = Quantiser::of(&extent(isa, row));
-                quantise(isa, row, *quantiser, &mut bytes[..k]);
-                bytes[k..].fill(0);
-            }
-            body(Words { at: bytes.as_ptr().cast(), stride: steps, quantisers: &quantisers });
-        }),
+        Precision::Int8 => {
+            let stride = if signs_apart(isa) { 2 * steps } else { steps };
+            scratch::with(rows.len() * stride, |lines| {
+                let bytes = bytes_mut(lines);
+                let mut quantisers = [Quantiser::default(); TASK_ROWS];
+                let rows = x.chunks_exact(k.max(1)).zip(bytes.chunks_exact_mut(QUAD * stride.max(1)));
+                for ((row, bytes), quantiser) in rows.zip(&mut quantisers) {
+                    let (bytes, signs) = bytes.split_at_mut(QUAD * steps);
+                    *quantiser = Quantiser::of(&extent(isa, row));
+                    quantise(isa, row, *quantiser, &mut bytes[..k]);
+                    bytes[k..].fill(0);
+                    if signs_apart(isa) {
+                        *quantiser = part_signs(isa, *quantiser, bytes, signs);
+                    }
+                }
+                body(Words { at: bytes.as_ptr().cast(), stride, quantisers: &quantisers });
+            });
+        }
     }
 }
 

@@ -18,14 +18,14 @@ pub fn measure_precision(precision: Precision) -> f64 {
     const { assert!(MEASURED_STEPS <= STEPS) };
     let kernel = Kernel::new(Isa::current(), precision);
     let flops = 2 * ROWS * GROUPS * LANES * MEASURED_STEPS * precision.per_word();
-    scratch::with((ROWS + GROUPS * LANES) * MEASURED_STEPS, |lines| {
+    scratch::with((2 * ROWS + GROUPS * LANES) * MEASURED_STEPS, |lines| {
         words_mut(lines).fill(0x3f80_3f80); // 1.0 in bf16 pairs, about 1.0 in f32, small in bytes.
         let (b, a) = lines.split_at(GROUPS * MEASURED_STEPS);
         let mut sums = [0.0_f32; ROWS * GROUPS * LANES];
         let tile = Tile {
             steps: MEASURED_STEPS,
             a: a.as_ptr().cast(),
-            a_stride: MEASURED_STEPS,
+            a_stride: 2 * MEASURED_STEPS, // Room for signs apart.
             b: b.as_ptr(),
             b_stride: MEASURED_STEPS,
             c: sums.as_mut_ptr(),
@@ -60,4 +60,18 @@ pub fn fastest_precision() -> Precision {
         if half > 1.2 * single { Precision::Bf16 } else { Precision::F32 }
     });
     *FASTEST
+}
+
+/// Whether bytes are multiplied so much faster than floats that a convolution's direct sum in them takes less time than
+/// Winograd's algorithm in floats. Measured once in a process.
+pub fn bytes_lead() -> bool {
+    // What the algorithm gains over the direct sum in the same precision.
+    const WINOGRAD_GAIN: f64 = 2.5;
+    static LEAD: LazyLock<bool> = LazyLock::new(|| {
+        let floats = fastest_precision();
+        // Bytes have twice the speed of bf16 wherever that is fast.
+        floats == Precision::F32
+            && measure_precision(Precision::Int8) > WINOGRAD_GAIN * measure_precision(floats)
+    });
+    *LEAD
 }

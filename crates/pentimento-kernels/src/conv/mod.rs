@@ -15,8 +15,9 @@ use crate::isa::{Arith, Isa, per_isa};
 use crate::norm::ChannelNorm;
 use crate::pack::{Precision, WeightsRef, check_inputs, pack_rows};
 use crate::scratch::{self, LANES, Line, SharedOut, prefetch};
-use crate::speed::fastest_precision;
+use crate::speed::{bytes_lead, fastest_precision};
 use patches::{Patches, Spot};
+use winograd::Form;
 use winograd_weights::WinogradWeights;
 
 /// The weights of a convolution, packed for [`conv2d`].
@@ -71,7 +72,7 @@ impl PackedConv {
         c_in: usize,
         pixels: usize,
     ) -> PackedConv {
-        let form = winograd::form_in_f32(pixels);
+        let form = Form::of(Precision::F32, pixels);
         let pack = |weights: WeightsRef, c_out, c_in| WinogradWeights::new(form, weights, c_out, c_in);
         PackedConv::winograd(pack, weights.into(), c_out, c_in)
     }
@@ -89,18 +90,26 @@ impl PackedConv {
         PackedConv::winograd(WinogradWeights::new_pairs, weights.into(), c_out, c_in)
     }
 
-    /// As [`PackedConv::pack_winograd_bf16`], with weights in eight bits with a scale for each output: for
-    /// [`Precision::Int8`] where the machine multiplies bf16 fast, since a third of the products in bf16 takes less time than
-    /// all of them in bytes, and the input stays more exact.
+    /// As [`PackedConv::pack_winograd`] or [`PackedConv::pack_winograd_bf16`], by the precision of the products, with weights in eight
+    /// bits with a scale for each output: for [`Precision::Int8`] where a quarter or a third of the products in floats takes less time
+    /// than all of them in bytes. The input stays more exact.
     ///
     /// # Panics
-    /// As [`PackedConv::pack_winograd`].
+    /// As [`PackedConv::pack_winograd`], and if the products are not in one of [`Precision::FLOATS`].
     pub fn pack_winograd_int8<'a>(
         weights: impl Into<WeightsRef<'a>>,
         c_out: usize,
         c_in: usize,
+        products: Precision,
+        pixels: usize,
     ) -> PackedConv {
-        PackedConv::winograd(WinogradWeights::new_pairs_int8, weights.into(), c_out, c_in)
+        assert!(
+            Precision::FLOATS.contains(&products),
+            "values are multiplied in floats, not in {products:?}"
+        );
+        let form = Form::of(products, pixels);
+        let pack = |weights: WeightsRef, c_out, c_in| WinogradWeights::new_int8(form, weights, c_out, c_in);
+        PackedConv::winograd(pack, weights.into(), c_out, c_in)
     }
 
     fn winograd(
@@ -117,7 +126,7 @@ impl PackedConv {
 
     /// Packs weights of shape `[c_out, c_in, kernel_height, kernel_width]` for a convolution of stride 1 by the algorithm
     /// that is fastest for output pictures of about `pixels` pixels. It works for pictures of any size.
-    /// [`Precision::Int8`] is the direct sum where the machine's bf16 is slow, as [`fastest_precision`] finds it.
+    /// [`Precision::Int8`] is the direct sum where the machine multiplies bytes much faster than floats, as [`bytes_lead`] finds it.
     ///
     /// # Panics
     /// As [`PackedConv::pack`].
@@ -134,10 +143,10 @@ impl PackedConv {
         match precision {
             Precision::F32 => PackedConv::pack_winograd(weights, c_out, c_in, pixels),
             Precision::Bf16 => PackedConv::pack_winograd_bf16(weights, c_out, c_in),
-            Precision::Int8 if fastest_precision() == Precision::Bf16 => {
-                PackedConv::pack_winograd_int8(weights, c_out, c_in)
+            Precision::Int8 if bytes_lead() => PackedConv::pack(weights, shape, precision),
+            Precision::Int8 => {
+                PackedConv::pack_winograd_int8(weights, c_out, c_in, fastest_precision(), pixels)
             }
-            Precision::Int8 => PackedConv::pack(weights, shape, precision),
         }
     }
 

@@ -42,6 +42,15 @@ pub(super) enum Form {
 }
 
 impl Form {
+    /// The form for products in f32 or bf16; in f32 tiles are square where there are at least 16 of them.
+    pub(super) fn of(products: Precision, pixels: usize) -> Form {
+        match products {
+            Precision::F32 if pixels >= SQUARE * OUT * LANES => Form::Square,
+            Precision::F32 => Form::Flat,
+            Precision::Bf16 | Precision::Int8 => Form::FlatPairs,
+        }
+    }
+
     /// Rows of a tile's pixels.
     fn rows(self) -> usize {
         match self {
@@ -105,11 +114,6 @@ const SHARED_LINES: usize = (10 << 20) / size_of::<Line>();
 pub(super) fn pays(c_out: usize, c_in: usize, pixels: usize) -> bool {
     // Transforming costs as much per channel as some 32 channels' products; two pictures of 8 by 8 fill a group of flat tiles.
     c_in.min(c_out) >= 32 && pixels >= 8 * 8
-}
-
-/// The form in f32: square tiles where there are at least 16 of them.
-pub(super) fn form_in_f32(pixels: usize) -> Form {
-    if pixels >= SQUARE * OUT * LANES { Form::Square } else { Form::Flat }
 }
 
 /// The convolution of a whole batch.

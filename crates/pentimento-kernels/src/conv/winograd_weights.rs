@@ -77,8 +77,8 @@ impl WinogradWeights {
         WinogradWeights { form: Form::FlatPairs, taps: Taps::F16(taps) }
     }
 
-    /// Taps of eight bits for products in bf16.
-    pub(super) fn new_pairs_int8(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+    /// Taps of eight bits, for tiles of any form.
+    pub(super) fn new_int8(form: Form, weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
         let (mut taps, mut scales) = (vec![0; c_out * TAPS * c_in], vec![0.0; c_out]);
         let channels = taps.par_chunks_mut((TAPS * c_in).max(1)).zip(&mut scales).enumerate();
         let isa = Isa::current();
@@ -92,7 +92,7 @@ impl WinogradWeights {
                 }
             },
         );
-        WinogradWeights { form: Form::FlatPairs, taps: Taps::Int8(taps, scales) }
+        WinogradWeights { form, taps: Taps::Int8(taps, scales) }
     }
 
     pub(super) fn form(&self) -> Form {

@@ -21,12 +21,18 @@ pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
     each_group(groups, tile, |tile| tiles!(rows, 1, tile, bf16_emulated_tile, [1 2 3 4 5 6], [1]));
 }
 
-/// Unsigned bytes of `A` with signed ones of `B`, widened to 16 bits.
+/// Magnitudes and signs of `A`, see [`super::signs_apart`], with signed bytes of `B`.
 ///
 /// # Safety
 /// See `Kernel::run`; the machine has AVX2.
 pub(super) unsafe fn int8(rows: usize, groups: usize, tile: &Tile) {
-    each_group(groups, tile, |tile| tiles!(rows, 1, tile, int8_tile, [1 2 3 4 5 6], [1]));
+    // With more rows the registers would not hold the sums.
+    const MOST: usize = 3;
+    for first in (0..rows).step_by(MOST) {
+        let (a, c) = (tile.a.wrapping_add(first * tile.a_stride), tile.c.wrapping_add(first * tile.c_stride));
+        let rows = MOST.min(rows - first);
+        each_group(groups, &Tile { a, c, ..*tile }, |tile| tiles!(rows, 1, tile, int8_tile, [1 2 3], [1]));
+    }
 }
 
 /// Signed bytes of `A` with unsigned ones of `B`.
@@ -44,9 +50,10 @@ fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
     }
 }
 
-/// Defines a tile: the loops are the same for each kind of step. `G` is 1; `add` says how sums are added to `C`.
+/// Defines a tile: the loops are the same for each kind of step. `G` is 1; `load` reads what a step takes of a row of `A`, `add` says
+/// how sums are added to `C`.
 macro_rules! define_tile {
-    ($name:ident, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+    ($name:ident, $load:ident, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
             let mut sums = [[_mm256_setzero_ps(); 2]; M];
@@ -56,8 +63,8 @@ macro_rules! define_tile {
                 // SAFETY: B holds `steps` lines of 16 words, each aligned to 64 bytes.
                 let columns = unsafe { [_mm256_load_ps(b), _mm256_load_ps(b.add(8))] };
                 for m in 0..M {
-                    // SAFETY: A holds `steps` words in each of M rows.
-                    let $a = unsafe { _mm256_set1_epi32(*a.add(m * tile.a_stride).cast()) };
+                    // SAFETY: A holds `steps` words in each of M rows, or as many pairs of words.
+                    let $a = unsafe { $load(a.add(m * tile.a_stride), tile.a_stride) };
                     for g in 0..2 {
                         let ($sum, $b) = (sums[m][g], columns[g]);
                         sums[m][g] = $step;
@@ -80,9 +87,31 @@ macro_rules! define_tile {
     };
 }
 
-define_tile!(f32_tile, _mm256_add_ps, |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum));
+/// A word of `A`.
+///
+/// # Safety
+/// It must be valid.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn word(at: *const u32, _stride: usize) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_set1_epi32(*at.cast()) }
+}
 
-define_tile!(bf16_emulated_tile, _mm256_add_ps, |sum, a, b| {
+/// The magnitudes and the signs of four bytes of `A`, half a row apart.
+///
+/// # Safety
+/// Both words must be valid.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn magnitudes_and_signs(at: *const u32, stride: usize) -> [__m256i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [word(at, stride), word(at.add(stride / 2), stride)] }
+}
+
+define_tile!(f32_tile, word, _mm256_add_ps, |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum));
+
+define_tile!(bf16_emulated_tile, word, _mm256_add_ps, |sum, a, b| {
     let b = _mm256_castps_si256(b);
     let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
     let low = _mm256_fmadd_ps(
@@ -114,6 +143,15 @@ fn dot_bytes(sum: __m256, unsigned: __m256i, signed: __m256i) -> __m256 {
     _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), _mm256_add_epi32(even, odd)))
 }
 
-define_tile!(int8_tile, add_integers, |sum, a, b| dot_bytes(sum, a, _mm256_castps_si256(b)));
+// A magnitude is at most 128 and a weight, or its complement, at least -128 and at most 127, so that two products fit into 16 bits.
+define_tile!(int8_tile, magnitudes_and_signs, add_integers, |sum, a, b| {
+    let [magnitudes, signs] = a;
+    let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(_mm256_castps_si256(b), signs));
+    add_integers(sum, _mm256_castsi256_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+});
 
-define_tile!(int8_weights_left_tile, add_integers, |sum, a, b| dot_bytes(sum, _mm256_castps_si256(b), a));
+define_tile!(int8_weights_left_tile, word, add_integers, |sum, a, b| dot_bytes(
+    sum,
+    _mm256_castps_si256(b),
+    a
+));

@@ -2,7 +2,7 @@
 //!
 //! `A` is row-major with any row stride. `B` is packed in groups of 16 columns: `[group][step][16]`, each step one
 //! [`Line`]. `C` is row-major. One step is one `k` of f32, or two neighbouring `k` of bf16 or four of bytes in one 32-bit
-//! word. Sums of bytes are integers, in the bits of `C`'s elements.
+//! word. Sums of bytes are integers, in the bits of `C`'s elements; see [`signs_apart`] for one level's own form of bytes in `A`.
 //!
 //! The sum over `k` is cut into blocks of [`STEPS`]; inside a block each element of `C` is one chain of fused
 //! multiply-adds in rising `k`, and the blocks' sums are added in rising order. Which tile an element falls into,
@@ -124,6 +124,13 @@ impl Kernel {
             }
         }
     }
+}
+
+/// Whether unsigned bytes of `A`, less 128, are taken as magnitudes and signs (0 or 255), a row of the former followed by one of
+/// the latter. The products of a negative one, `m`, are then `m` times the complement of the weight, which is `m` too little:
+/// so two products fit into the 16 bits that AVX2 has for them. [`crate::int8::part_signs`] makes that form.
+pub(crate) fn signs_apart(isa: Isa) -> bool {
+    isa == Isa::Avx2
 }
 
 fn single(isa: Isa) -> TileFn {

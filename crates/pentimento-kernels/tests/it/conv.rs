@@ -1,6 +1,6 @@
 use pentimento_kernels::{
     ChannelNorm, ConvOptions, Isa, NormActivation, PackedConv, Padding, Precision, Upsample,
-    add_channel_sums, conv2d, conv2d_output_size, fastest_precision,
+    add_channel_sums, bytes_lead, conv2d, conv2d_output_size, fastest_precision,
 };
 
 use crate::{
@@ -151,7 +151,9 @@ fn winograd_agrees_with_the_naive_loop() {
                 (PackedConv::pack_winograd(&w[..], case.c_out, c_in, 16 * 16), 1e-5),
                 (PackedConv::pack_winograd(&w[..], case.c_out, c_in, 8 * 8), 1e-5),
                 (PackedConv::pack_winograd_bf16(&w[..], case.c_out, c_in), 3e-2),
-                (PackedConv::pack_winograd_int8(&w[..], case.c_out, c_in), 3e-2),
+                (PackedConv::pack_winograd_int8(&w[..], case.c_out, c_in, Precision::Bf16, 8 * 8), 3e-2),
+                (PackedConv::pack_winograd_int8(&w[..], case.c_out, c_in, Precision::F32, 16 * 16), 3e-2),
+                (PackedConv::pack_winograd_int8(&w[..], case.c_out, c_in, Precision::F32, 8 * 8), 3e-2),
             ];
             let size = conv2d_output_size(height, width, &packed[0].0, &plain);
             let len = batch * case.c_out * size.0 * size.1;
@@ -193,7 +195,9 @@ fn winograd_is_accurate_at_many_channels() {
             (PackedConv::pack_winograd(&w[..], 8, 640, 16 * 16), 1e-5),
             (PackedConv::pack_winograd(&w[..], 8, 640, 8 * 8), 1e-5),
             (PackedConv::pack_winograd_bf16(&w[..], 8, 640), 5e-2),
-            (PackedConv::pack_winograd_int8(&w[..], 8, 640), 6e-2),
+            (PackedConv::pack_winograd_int8(&w[..], 8, 640, Precision::Bf16, 8 * 8), 6e-2),
+            (PackedConv::pack_winograd_int8(&w[..], 8, 640, Precision::F32, 16 * 16), 6e-2),
+            (PackedConv::pack_winograd_int8(&w[..], 8, 640, Precision::F32, 8 * 8), 6e-2),
             (PackedConv::pack(&w[..], [8, 640, 3, 3], Precision::Bf16), 2e-2),
         ] {
             let mut out = vec![0.0; exact.len()];
@@ -252,7 +256,7 @@ fn without_inputs_the_bias_is_left() {
         PackedConv::pack(none, [3, 0, 3, 3], Precision::Int8),
         PackedConv::pack_winograd(none, 3, 0, 16 * 16),
         PackedConv::pack_winograd_bf16(none, 3, 0),
-        PackedConv::pack_winograd_int8(none, 3, 0),
+        PackedConv::pack_winograd_int8(none, 3, 0, Precision::Bf16, 8 * 8),
     ] {
         let mut out = vec![f32::NAN; 3 * 8 * 8];
         conv2d(&[], [1, 0, 8, 8], &packed, &options, &mut out);
@@ -275,8 +279,8 @@ fn the_algorithm_follows_from_the_size() {
     assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 4));
     assert_eq!(packed(64, Precision::Int8, 4 * 4), (Precision::Int8, 1));
-    // A machine whose bf16 is fast multiplies fewer values in it, from weights of a byte.
-    let of_bytes = if fastest_precision() == Precision::Bf16 { Precision::Bf16 } else { Precision::Int8 };
+    // Unless the machine multiplies bytes much faster, it multiplies fewer values in floats, from weights of a byte.
+    let of_bytes = if bytes_lead() { Precision::Int8 } else { fastest_precision() };
     assert_eq!(packed(64, Precision::Int8, 64 * 64), (of_bytes, 1));
     assert!(PackedConv::winograd_pays([64, 64, 3, 3], 8 * 8));
     // Too small a picture, too few channels, another kernel.
@@ -304,7 +308,9 @@ fn an_image_does_not_depend_on_its_neighbours_or_on_threads() {
                 all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in, 16 * 16));
                 all_packed.push(PackedConv::pack_winograd(&w[..], c_out, c_in, 8 * 8));
                 all_packed.push(PackedConv::pack_winograd_bf16(&w[..], c_out, c_in));
-                all_packed.push(PackedConv::pack_winograd_int8(&w[..], c_out, c_in));
+                for products in Precision::FLOATS {
+                    all_packed.push(PackedConv::pack_winograd_int8(&w[..], c_out, c_in, products, 16 * 16));
+                }
             }
             for packed in all_packed {
                 let options = ConvOptions { padding: Padding::all(kernel / 2), ..ConvOptions::default() };

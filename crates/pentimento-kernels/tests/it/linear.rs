@@ -357,6 +357,21 @@ fn int8_gives_the_same_bytes_on_every_instruction_set() {
     }
 }
 
+/// Every pair of products at its limit: what does not fit into 16 bits would show.
+#[test]
+fn int8_holds_the_largest_products() {
+    let (rows, n, k) = (4, 16, 40);
+    let signs = |of: usize| (0..of * k).map(|at| if (at / k) >> (at % 2) & 1 == 0 { 1.0 } else { -1.0 });
+    let (x, w): (Vec<f32>, Vec<f32>) = (signs(rows).collect(), signs(n).collect());
+    let expected = naive(&to_bytes(&x, k), &to_signed_bytes(&w, k), None, (rows, n, k));
+    on_each_isa(|isa| {
+        let packed = PackedWeights::pack(&w[..], n, k, Precision::Int8);
+        let mut out = vec![f32::NAN; rows * n];
+        linear(&x, &packed, None, &mut out, Epilogue::None);
+        assert_close(&out, &expected, 1e-6, &format!("{isa:?}"));
+    });
+}
+
 #[test]
 fn int8_holds_what_is_extreme_and_shows_what_is_not_finite() {
     let (n, k) = (17, 40);

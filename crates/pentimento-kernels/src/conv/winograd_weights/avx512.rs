@@ -180,7 +180,8 @@ mod tests {
                 WinogradWeights::new(Form::Square, weights, 2, c_in),
                 WinogradWeights::new(Form::Flat, weights, 2, c_in),
                 WinogradWeights::new_pairs(weights, 2, c_in),
-                WinogradWeights::new_pairs_int8(weights, 2, c_in),
+                WinogradWeights::new_int8(Form::Square, weights, 2, c_in),
+                WinogradWeights::new_int8(Form::FlatPairs, weights, 2, c_in),
             ] {
                 let words = steps.len().div_ceil(packed.form.per_word());
                 let row_lines = steps.len().div_ceil(LANES * packed.form.per_word());
