@@ -46,7 +46,7 @@ pub struct AttentionShape {
 const BLOCK: usize = 512;
 
 /// Queries in a task at most; packing a block of keys costs about as much as six queries' products with it.
-const TASK_QUERIES: usize = 160 * ROWS;
+const TASK_QUERIES: usize = 342 * ROWS;
 
 /// Attention of `q`, `[batch, queries, heads · head_dim]`, to `k` and `v`, `[batch, keys, heads · head_dim]`, with
 /// scores multiplied by `scale` (`1/√head_dim` as a rule). `out` has `q`'s shape.

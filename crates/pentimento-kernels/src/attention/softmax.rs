@@ -1,6 +1,8 @@
 //! The running softmax of attention: scores of a block of keys become weights relative to the greatest score so far.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use super::BLOCK;
@@ -44,9 +46,21 @@ pub(super) fn softmax_pairs(
     }
 }
 
-per_isa!(pub(super) fn softmax_block(scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) = softmax_block_body);
-
 /// Turns the rows' scores into exponentials relative to the new running maximum, and brings sums up to date.
+pub(super) fn softmax_block(isa: Isa, scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        // SAFETY: the level was checked when it became current.
+        return unsafe { avx2::softmax_block(scores, keys, scale, running) };
+    }
+    softmax_block_plainly(isa, scores, keys, scale, running);
+}
+
+per_isa!(
+    fn softmax_block_plainly(scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) =
+        softmax_block_body
+);
+
 #[inline(always)]
 fn softmax_block_body<A: Arith>(scores: &mut [f32], keys: usize, scale: f32, running: &mut [Running]) {
     let scale = scale * std::f32::consts::LOG2_E;
@@ -85,19 +99,30 @@ fn sum_of(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// `2^x` for `x <= 0` (or NaN), to 2 ulp; from about -126.5 down it is 0. The polynomial is our own Chebyshev fit, with
-/// an error of 8e-8; its constant term need not be exact, since weights are divided by their sum.
+/// The numbers of [`exp2`].
+struct Exp2;
+
+impl Exp2 {
+    /// What lies below is taken for this, whose power is 0.
+    const LEAST: f32 = -127.0;
+    /// Adding it, 1.5 · 2^23 and the bias of an exponent, rounds to an integer, which then lies biased in the low bits.
+    const SHIFTER: f32 = 12_582_912.0 + 127.0;
+    /// Of the polynomial for `2^r` on [-1/2, 1/2], the highest power first: our own Chebyshev fit, with an error of 8e-8. The
+    /// last one need not be exact, since weights are divided by their sum.
+    const TERMS: [f32; 6] =
+        [1.339_086_3e-3, 9.676_032e-3, 5.550_357e-2, 0.240_221_07, std::f32::consts::LN_2, 1.000_000_1];
+}
+
+/// `2^x` for `x <= 0` (or NaN), to 2 ulp; from about -126.5 down it is 0.
 #[inline(always)]
 fn exp2<A: Arith>(x: f32) -> f32 {
-    const SHIFTER: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to an integer held in the low bits.
-    let clamped = if x < -127.0 { -127.0 } else { x };
-    let shifted = clamped + SHIFTER;
-    let r = clamped - (shifted - SHIFTER);
-    let mut p = A::fma(1.339_086_3e-3, r, 9.676_032e-3);
-    p = A::fma(p, r, 5.550_357e-2);
-    p = A::fma(p, r, 0.240_221_07);
-    p = A::fma(p, r, std::f32::consts::LN_2);
-    p = A::fma(p, r, 1.000_000_1);
-    // 2^n: the integer, biased, as exponent; for -127 it is 0. A product keeps NaN, unlike an addition to p's exponent.
-    p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000))
+    let clamped = if x < Exp2::LEAST { Exp2::LEAST } else { x };
+    let shifted = clamped + Exp2::SHIFTER;
+    let r = clamped - (shifted - Exp2::SHIFTER);
+    let mut p = Exp2::TERMS[0];
+    for term in &Exp2::TERMS[1..] {
+        p = A::fma(p, r, *term);
+    }
+    // 2^n: the biased integer as exponent; for -127 it is 0. A product keeps NaN, unlike an addition to p's exponent.
+    p * f32::from_bits(shifted.to_bits() << 23)
 }
