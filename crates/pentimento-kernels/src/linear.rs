@@ -276,20 +276,18 @@ impl Beside<'_> {
     /// them and not accessed by anyone else meanwhile.
     pub(crate) unsafe fn add(&self, rows: Range, column: usize, width: usize, c: *mut f32, c_stride: usize) {
         let steps = self.up.steps();
-        for step in (0..steps).step_by(STEPS) {
-            let tile = Tile {
-                steps: STEPS.min(steps - step),
-                a: self.words.at.wrapping_add(rows.start * self.words.stride + step),
-                a_stride: self.words.stride,
-                b: self.up.lines().as_ptr().wrapping_add(column / LANES * steps + step),
-                b_stride: steps,
-                c,
-                c_stride,
-                add: true,
-            };
-            // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
-            unsafe { self.kernel.run(rows.len(), width, &tile) };
-        }
+        let groups = column / LANES..(column + width).div_ceil(LANES);
+        scratch::with(self.up.block_words(), |lines| {
+            for step in (0..steps).step_by(STEPS) {
+                let count = STEPS.min(steps - step);
+                let (b, b_stride) = self.up.block(groups.clone(), step..step + count, lines);
+                let a = self.words.at.wrapping_add(rows.start * self.words.stride + step);
+                let a_stride = self.words.stride;
+                let tile = Tile { steps: count, a, a_stride, b, b_stride, c, c_stride, add: true };
+                // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
+                unsafe { self.kernel.run(rows.len(), width, &tile) };
+            }
+        });
     }
 }
 
@@ -314,32 +312,31 @@ impl Product<'_> {
     pub(crate) unsafe fn sum(&self, rows: usize, columns: Range, finish: impl Fn(Range, usize, usize)) {
         let steps = self.w.steps();
         assert!(columns.start.is_multiple_of(LANES) && columns.end <= self.w.n(), "columns of the weights");
-        for step in (0..steps.max(1)).step_by(STEPS) {
-            let count = STEPS.min(steps - step);
-            for column in columns.clone().step_by(TILE_COLUMNS) {
-                let width = TILE_COLUMNS.min(columns.end - column);
-                for row in (0..rows).step_by(ROWS) {
-                    let height = ROWS.min(rows - row);
-                    let tile = Tile {
-                        steps: count,
-                        a: self.words.at.wrapping_add(row * self.words.stride + step),
-                        a_stride: self.words.stride,
-                        b: self.w.lines().as_ptr().wrapping_add(column / LANES * steps + step),
-                        b_stride: steps,
-                        c: self.c.wrapping_add(row * self.c_stride + column - columns.start),
-                        c_stride: self.c_stride,
-                        add: step > 0,
-                    };
-                    // SAFETY: the weights hold these columns by the assertion; the rest is the caller's promise.
-                    unsafe { self.kernel.run(height, width, &tile) };
-                    if step + count == steps {
-                        // SAFETY: as above; the tile is the one that was just written.
-                        unsafe { self.dequantise(row..row + height, column, width, tile.c) };
-                        finish(row..row + height, column, width);
+        scratch::with(self.w.block_words(), |lines| {
+            for step in (0..steps.max(1)).step_by(STEPS) {
+                let count = STEPS.min(steps - step);
+                for column in columns.clone().step_by(TILE_COLUMNS) {
+                    let width = TILE_COLUMNS.min(columns.end - column);
+                    let groups = column / LANES..(column + width).div_ceil(LANES);
+                    let (b, b_stride) = self.w.block(groups, step..step + count, lines);
+                    for row in (0..rows).step_by(ROWS) {
+                        let block = row..rows.min(row + ROWS);
+                        let a = self.words.at.wrapping_add(row * self.words.stride + step);
+                        let c = self.c.wrapping_add(row * self.c_stride + column - columns.start);
+                        let (a_stride, c_stride) = (self.words.stride, self.c_stride);
+                        let tile =
+                            Tile { steps: count, a, a_stride, b, b_stride, c, c_stride, add: step > 0 };
+                        // SAFETY: the weights hold these columns by the assertion; the rest is the caller's promise.
+                        unsafe { self.kernel.run(block.len(), width, &tile) };
+                        if step + count == steps {
+                            // SAFETY: as above; the tile is the one that was just written.
+                            unsafe { self.dequantise(block.clone(), column, width, c) };
+                            finish(block, column, width);
+                        }
                     }
                 }
             }
-        }
+        });
     }
 
     /// Makes numbers of a complete tile's integers, in int8.

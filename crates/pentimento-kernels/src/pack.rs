@@ -2,15 +2,21 @@
 //!
 //! A linear layer's `[n, k]` weights become groups of 16 output columns, `[n/16][steps][16]`, the last group filled
 //! with zeros. A step is one `k` in f32, a pair of neighbouring `k` in bf16, or four of them in int8 (filled with zeros).
+//!
+//! Weights for products in f32 that f16 holds exactly, as those of most checkpoints, stay in f16 and are widened a block at a time
+//! as they are used: the same bytes in half the memory.
 
 use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::gemm::{GROUPS, STEPS};
 use crate::int8::{Column, Columns, QUAD};
 use crate::isa::Isa;
 use crate::lanes::{interleave, interleave_pairs, pair};
-use crate::scratch::{self, LANES, Line, bits};
+use crate::linear::Range;
+use crate::scratch::{self, LANES, Line, bits, floats_mut};
 
 /// How the factors of a product are stored and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,13 +120,21 @@ impl<'a> From<&'a [bf16]> for WeightsRef<'a> {
     }
 }
 
+/// Packed weights, by storage.
+#[derive(Clone, Debug)]
+enum Stored {
+    Lines(Vec<Line>),
+    /// Lines of f32 that f16 holds exactly.
+    Halves(Vec<f16>),
+}
+
 /// The weights of a linear layer, packed for [`crate::linear`].
 #[derive(Clone, Debug)]
 pub struct PackedWeights {
     n: usize,
     k: usize,
     precision: Precision,
-    lines: Vec<Line>,
+    stored: Stored,
     /// How the outputs were quantised, in int8.
     columns: Option<Columns>,
 }
@@ -139,6 +153,11 @@ impl PackedWeights {
         let weights = weights.into();
         assert_eq!(weights.len(), n * k, "weights of a linear layer [{n}, {k}]");
         let steps = precision.steps(k);
+        // Short sums have few weights, and low ranks beside a layer are read where they lie.
+        if precision == Precision::F32 && k >= STEPS && fits_f16(weights) {
+            let stored = Stored::Halves(pack_halves(weights, n, k));
+            return PackedWeights { n, k, precision, stored, columns: None };
+        }
         let mut lines = scratch::zeroed(n.div_ceil(LANES) * steps);
         let groups = lines.par_chunks_mut(steps.max(1)).enumerate();
         let in_group = |group: usize| 0..LANES.min(n - group * LANES);
@@ -171,7 +190,7 @@ impl PackedWeights {
                 Some(columns.into())
             }
         };
-        PackedWeights { n, k, precision, lines, columns }
+        PackedWeights { n, k, precision, stored: Stored::Lines(lines), columns }
     }
 
     /// Outputs.
@@ -191,7 +210,11 @@ impl PackedWeights {
 
     /// Bytes of memory held.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.lines[..]) + self.columns.as_ref().map_or(0, Columns::bytes)
+        let stored = match &self.stored {
+            Stored::Lines(lines) => size_of_val(&lines[..]),
+            Stored::Halves(lines) => size_of_val(&lines[..]),
+        };
+        stored + self.columns.as_ref().map_or(0, Columns::bytes)
     }
 
     /// Lines in one group of 16 outputs.
@@ -199,14 +222,77 @@ impl PackedWeights {
         self.precision.steps(self.k)
     }
 
-    pub(crate) fn lines(&self) -> &[Line] {
-        &self.lines
+    /// Words of scratch that [`PackedWeights::block`] needs.
+    pub(crate) fn block_words(&self) -> usize {
+        match self.stored {
+            Stored::Lines(_) => 0,
+            Stored::Halves(_) => GROUPS * STEPS * LANES,
+        }
+    }
+
+    /// Some steps, at most [`STEPS`], of some groups, at most [`GROUPS`], as the register tile takes them: the first line, and
+    /// lines from group to group. They lie where they are stored, or widened in `scratch`.
+    ///
+    /// # Panics
+    /// If there are no such groups or steps, or the scratch is too short.
+    pub(crate) fn block(&self, groups: Range, steps: Range, scratch: &mut [Line]) -> (*const Line, usize) {
+        let all = self.steps();
+        assert!(steps.end <= all && groups.end <= self.n.div_ceil(LANES), "a block of weights");
+        match &self.stored {
+            Stored::Lines(lines) => (lines[groups.start * all + steps.start..].as_ptr(), all),
+            Stored::Halves(halves) => {
+                for (group, lines) in groups.zip(scratch.chunks_mut(STEPS)) {
+                    let halves = &halves[(group * all + steps.start) * LANES..][..steps.len() * LANES];
+                    halves.convert_to_f32_slice(floats_mut(&mut lines[..steps.len()]));
+                }
+                (scratch.as_ptr(), STEPS)
+            }
+        }
     }
 
     /// How the outputs were quantised, in int8.
     pub(crate) fn columns(&self) -> Option<&Columns> {
         self.columns.as_ref()
     }
+}
+
+/// Whether f16 holds all of some weights exactly.
+pub(crate) fn fits_f16(weights: WeightsRef) -> bool {
+    const CHUNK: usize = 4096;
+    if let WeightsRef::F16(_) = weights {
+        return true;
+    }
+    let chunks = (0..weights.len()).into_par_iter().step_by(CHUNK);
+    chunks.map(|from| from..weights.len().min(from + CHUNK)).all(|chunk| {
+        let (mut values, mut again) = ([0.0; CHUNK], [0.0; CHUNK]);
+        let (values, again) = (&mut values[..chunk.len()], &mut again[..chunk.len()]);
+        weights.read(chunk.start, values);
+        let mut halves = [f16::ZERO; CHUNK];
+        let halves = &mut halves[..chunk.len()];
+        halves.convert_from_f32_slice(values);
+        halves.convert_to_f32_slice(again);
+        values == again
+    })
+}
+
+/// Zeros that the system gives, so that threads share the work of their first touch: of f16 they would be written here.
+pub(crate) fn zero_halves(len: usize) -> Vec<f16> {
+    vec![0_u16; len].reinterpret_into()
+}
+
+/// Weights that f16 holds exactly, in groups of 16 outputs as [`PackedWeights`] has them.
+fn pack_halves(weights: WeightsRef, n: usize, k: usize) -> Vec<f16> {
+    let (mut packed, isa) = (zero_halves(n.div_ceil(LANES) * k * LANES), Isa::current());
+    packed.par_chunks_mut(k * LANES).enumerate().for_each_init(
+        || (Vec::new(), vec![Line::ZERO; k]),
+        |(buffer, lines), (group, halves)| {
+            let filled = LANES.min(n - group * LANES);
+            let rows = weights.rows(group * LANES * k, filled * k, buffer);
+            pack_group(isa, rows, k, Precision::F32, lines);
+            halves.convert_from_f32_slice(floats_mut(lines));
+        },
+    );
+    packed
 }
 
 /// # Panics

@@ -9,7 +9,6 @@ mod avx512;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -17,7 +16,7 @@ use super::winograd::{A, B, FLAT, Form, IN, SQUARE, values_in};
 use crate::bf16::round_slice;
 use crate::int8::Column;
 use crate::isa::{Arith, Isa, per_isa};
-use crate::pack::WeightsRef;
+use crate::pack::{WeightsRef, fits_f16, zero_halves};
 use crate::scratch::{LANES, Line, floats_mut, halves_mut, prefetch};
 
 /// Taps of a kernel.
@@ -62,8 +61,11 @@ enum Taps {
 }
 
 impl WinogradWeights {
-    /// Taps in f32 for products in f32, in tiles of either form.
+    /// Taps in f32 for products in f32, in tiles of either form; in f16 where that holds them exactly.
     pub(super) fn new(form: Form, weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
+        if fits_f16(weights) {
+            return WinogradWeights { form, taps: Taps::F16(halves(weights, c_out, c_in)) };
+        }
         let mut taps = vec![0.0; c_out * TAPS * c_in];
         by_taps(weights, c_in, &mut taps, |row, out| out.copy_from_slice(row));
         WinogradWeights { form, taps: Taps::F32(taps) }
@@ -71,10 +73,7 @@ impl WinogradWeights {
 
     /// Taps in f16 for products in bf16.
     pub(super) fn new_pairs(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        // Zeros that the system gives, so that threads share the work of its first touch: of f16 they would be written here.
-        let mut taps = vec![0_u16; c_out * TAPS * c_in].reinterpret_into::<f16>();
-        by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
-        WinogradWeights { form: Form::FlatPairs, taps: Taps::F16(taps) }
+        WinogradWeights { form: Form::FlatPairs, taps: Taps::F16(halves(weights, c_out, c_in)) }
     }
 
     /// Taps of eight bits, for tiles of any form.
@@ -158,6 +157,13 @@ impl WinogradWeights {
             }
         }
     }
+}
+
+/// Taps in f16.
+fn halves(weights: WeightsRef, c_out: usize, c_in: usize) -> Vec<f16> {
+    let mut taps = zero_halves(c_out * TAPS * c_in);
+    by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
+    taps
 }
 
 /// Asks for `count` elements from index `from` on, if there are such.

@@ -266,6 +266,31 @@ fn without_inputs_the_bias_is_left() {
     }
 }
 
+/// As with linear layers: kernels that f16 holds stay in it, unless one more output channel is not held.
+#[test]
+fn winograd_in_f32_from_halves_is_f32() {
+    let (c_in, c_out, size) = (45, 40, 20);
+    let mut random = Random(12);
+    let rounded = |w: &f32| half::f16::from_f32(*w).to_f32();
+    let w: Vec<f32> = random.values(c_out * c_in * 9).iter().map(rounded).collect();
+    let one_more = [&w[..], &vec![0.1; c_in * 9]].concat();
+    let x = random.values(c_in * size * size);
+    let options = ConvOptions { padding: Padding::all(1), ..ConvOptions::default() };
+    on_each_isa(|isa| {
+        for pixels in [16 * 16, 8 * 8] {
+            let run = |w: &[f32], c_out: usize| {
+                let packed = PackedConv::pack_winograd(w, c_out, c_in, pixels);
+                let mut out = vec![f32::NAN; c_out * size * size];
+                conv2d(&x, [1, c_in, size, size], &packed, &options, &mut out);
+                (out, packed.bytes())
+            };
+            let ((exact, bytes), (inexact, more_bytes)) = (run(&w, c_out), run(&one_more, c_out + 1));
+            assert_eq!((bytes, more_bytes), (2 * w.len(), 4 * one_more.len()));
+            assert_same_bytes(&exact, &inexact[..exact.len()], &format!("{isa:?}, {pixels} pixels"));
+        }
+    });
+}
+
 #[test]
 fn the_algorithm_follows_from_the_size() {
     let w = vec![0.5; 64 * 64 * 9];
@@ -277,7 +302,10 @@ fn the_algorithm_follows_from_the_size() {
     assert_eq!(packed(64, Precision::Bf16, 0), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::Bf16, 8 * 8), (Precision::Bf16, 2));
     assert_eq!(packed(64, Precision::Bf16, 64 * 64), (Precision::Bf16, 2));
-    assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 4));
+    // In f32 half precision stores what it holds exactly.
+    assert_eq!(packed(64, Precision::F32, 64 * 64), (Precision::F32, 2));
+    let other = PackedConv::pack_for(&vec![0.1; w.len()][..], [64, 64, 3, 3], Precision::F32, 64 * 64);
+    assert_eq!((other.precision(), other.bytes()), (Precision::F32, 4 * w.len()));
     assert_eq!(packed(64, Precision::Int8, 4 * 4), (Precision::Int8, 1));
     // Unless the machine multiplies bytes much faster, it multiplies fewer values in floats, from weights of a byte.
     let of_bytes = if bytes_lead() { Precision::Int8 } else { fastest_precision() };

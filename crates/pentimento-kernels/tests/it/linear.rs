@@ -83,6 +83,37 @@ fn packs_half_precision_weights_exactly() {
     }
 }
 
+/// Weights that f16 holds stay in it; one more output that it does not hold keeps all of them in f32.
+#[test]
+fn f32_from_halves_is_f32() {
+    let (rows, n, k, rank) = (13, 70, 600, 300);
+    let mut random = Random(11);
+    let mut rounded = |len: usize| -> Vec<f32> {
+        random.values(len).iter().map(|w| half::f16::from_f32(*w).to_f32()).collect()
+    };
+    let (w, up) = (rounded(n * k), rounded(n * rank));
+    let (x, low) = (random.values(rows * k), random.values(rows * rank));
+    let pack = |w: &[f32], k: usize| {
+        let exact = PackedWeights::pack(w, n, k, Precision::F32);
+        let one_more = [w, &vec![0.1; k]].concat();
+        let inexact = PackedWeights::pack(&one_more[..], n + 1, k, Precision::F32);
+        assert_eq!(exact.bytes() * 2, inexact.bytes(), "both fill as many groups");
+        (exact, inexact)
+    };
+    let ((exact, inexact), (exact_up, inexact_up)) = (pack(&w, k), pack(&up, rank));
+    on_each_isa(|isa| {
+        let run = |w: &PackedWeights, up: &PackedWeights| {
+            let mut out = vec![f32::NAN; rows * w.n()];
+            let side = Some(LowRank { low: &low, up });
+            linear_beside(Rows::F32(&x), w, side, None, RowsMut::F32(&mut out), Epilogue::None);
+            out
+        };
+        let expected = run(&inexact, &inexact_up);
+        let expected: Vec<f32> = expected.chunks_exact(n + 1).flat_map(|row| &row[..n]).copied().collect();
+        assert_same_bytes(&run(&exact, &exact_up), &expected, &format!("{isa:?}"));
+    });
+}
+
 #[test]
 fn epilogues_are_applied_after_the_bias() {
     let (rows, n, k) = (9, 70, 40);
