@@ -45,7 +45,7 @@ pub struct AttentionShape {
 /// Keys in a block of the sum. Results depend on it: changing it changes bytes.
 const BLOCK: usize = 512;
 
-/// Queries in a task at most; packing a block of keys costs about as much as six queries' products with it.
+/// Queries in a task at most: half of 64×64, since packing a block of keys costs about as much as six queries' products with it.
 const TASK_QUERIES: usize = 342 * ROWS;
 
 /// Attention of `q`, `[batch, queries, heads · head_dim]`, to `k` and `v`, `[batch, keys, heads · head_dim]`, with

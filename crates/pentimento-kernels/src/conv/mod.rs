@@ -73,8 +73,7 @@ impl PackedConv {
         pixels: usize,
     ) -> PackedConv {
         let form = Form::of(Precision::F32, pixels);
-        let pack = |weights: WeightsRef, c_out, c_in| WinogradWeights::new(form, weights, c_out, c_in);
-        PackedConv::winograd(pack, weights.into(), c_out, c_in)
+        PackedConv::winograd(WinogradWeights::new, form, weights.into(), c_out, c_in)
     }
 
     /// The same with values rounded to bf16 before their products, whose sums are in f32: a third of the multiplications. The
@@ -87,7 +86,7 @@ impl PackedConv {
         c_out: usize,
         c_in: usize,
     ) -> PackedConv {
-        PackedConv::winograd(WinogradWeights::new_pairs, weights.into(), c_out, c_in)
+        PackedConv::winograd(WinogradWeights::new, Form::FlatPairs, weights.into(), c_out, c_in)
     }
 
     /// As [`PackedConv::pack_winograd`] or [`PackedConv::pack_winograd_bf16`], by the precision of the products, with weights in eight
@@ -103,25 +102,20 @@ impl PackedConv {
         products: Precision,
         pixels: usize,
     ) -> PackedConv {
-        assert!(
-            Precision::FLOATS.contains(&products),
-            "values are multiplied in floats, not in {products:?}"
-        );
         let form = Form::of(products, pixels);
-        let pack = |weights: WeightsRef, c_out, c_in| WinogradWeights::new_int8(form, weights, c_out, c_in);
-        PackedConv::winograd(pack, weights.into(), c_out, c_in)
+        PackedConv::winograd(WinogradWeights::new_int8, form, weights.into(), c_out, c_in)
     }
 
     fn winograd(
-        pack: impl Fn(WeightsRef, usize, usize) -> WinogradWeights,
+        pack: fn(Form, WeightsRef, usize, usize) -> WinogradWeights,
+        form: Form,
         weights: WeightsRef,
         c_out: usize,
         c_in: usize,
     ) -> PackedConv {
         assert_eq!(weights.len(), c_out * c_in * 9, "weights of a convolution [{c_out}, {c_in}, 3, 3]");
-        let weights = pack(weights, c_out, c_in);
-        let precision = weights.form().precision();
-        PackedConv { shape: [c_out, c_in, 3, 3], precision, words: Words::Winograd(weights) }
+        let words = Words::Winograd(pack(form, weights, c_out, c_in));
+        PackedConv { shape: [c_out, c_in, 3, 3], precision: form.precision(), words }
     }
 
     /// Packs weights of shape `[c_out, c_in, kernel_height, kernel_width]` for a convolution of stride 1 by the algorithm

@@ -42,12 +42,16 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// The form for products in f32 or bf16; in f32 tiles are square where there are at least 16 of them.
+    /// The form for products in one of [`Precision::FLOATS`]; in f32 tiles are square where there are at least 16 of them.
+    ///
+    /// # Panics
+    /// If the products are not in floats.
     pub(super) fn of(products: Precision, pixels: usize) -> Form {
         match products {
             Precision::F32 if pixels >= SQUARE * OUT * LANES => Form::Square,
             Precision::F32 => Form::Flat,
-            Precision::Bf16 | Precision::Int8 => Form::FlatPairs,
+            Precision::Bf16 => Form::FlatPairs,
+            Precision::Int8 => panic!("values are multiplied in floats, not in bytes"),
         }
     }
 

@@ -61,19 +61,19 @@ enum Taps {
 }
 
 impl WinogradWeights {
-    /// Taps in f32 for products in f32, in tiles of either form; in f16 where that holds them exactly.
+    /// Taps in f16 where products are in bf16 or f16 holds the weights exactly, in f32 otherwise.
     pub(super) fn new(form: Form, weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        if fits_f16(weights) {
-            return WinogradWeights { form, taps: Taps::F16(halves(weights, c_out, c_in)) };
-        }
-        let mut taps = vec![0.0; c_out * TAPS * c_in];
-        by_taps(weights, c_in, &mut taps, |row, out| out.copy_from_slice(row));
-        WinogradWeights { form, taps: Taps::F32(taps) }
-    }
-
-    /// Taps in f16 for products in bf16.
-    pub(super) fn new_pairs(weights: WeightsRef, c_out: usize, c_in: usize) -> WinogradWeights {
-        WinogradWeights { form: Form::FlatPairs, taps: Taps::F16(halves(weights, c_out, c_in)) }
+        let len = c_out * TAPS * c_in;
+        let taps = if form == Form::FlatPairs || fits_f16(weights) {
+            let mut taps = zero_halves(len);
+            by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
+            Taps::F16(taps)
+        } else {
+            let mut taps = vec![0.0; len];
+            by_taps(weights, c_in, &mut taps, |row, out| out.copy_from_slice(row));
+            Taps::F32(taps)
+        };
+        WinogradWeights { form, taps }
     }
 
     /// Taps of eight bits, for tiles of any form.
@@ -157,13 +157,6 @@ impl WinogradWeights {
             }
         }
     }
-}
-
-/// Taps in f16.
-fn halves(weights: WeightsRef, c_out: usize, c_in: usize) -> Vec<f16> {
-    let mut taps = zero_halves(c_out * TAPS * c_in);
-    by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
-    taps
 }
 
 /// Asks for `count` elements from index `from` on, if there are such.

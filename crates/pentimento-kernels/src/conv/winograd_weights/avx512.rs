@@ -179,7 +179,7 @@ mod tests {
             for packed in [
                 WinogradWeights::new(Form::Square, weights, 2, c_in),
                 WinogradWeights::new(Form::Flat, weights, 2, c_in),
-                WinogradWeights::new_pairs(weights, 2, c_in),
+                WinogradWeights::new(Form::FlatPairs, weights, 2, c_in),
                 WinogradWeights::new_int8(Form::Square, weights, 2, c_in),
                 WinogradWeights::new_int8(Form::FlatPairs, weights, 2, c_in),
             ] {
