@@ -1,13 +1,29 @@
 //! Rows that lie side by side in the lanes of lines: how the right factor of a product is packed.
 
 use crate::bf16::round_to_bf16;
-use crate::isa::{Arith, per_isa};
+use crate::isa::{Arith, Isa, per_isa};
 use crate::scratch::{LANES, Line};
 
-per_isa!(pub(crate) fn interleave(rows: &[&[u32]; LANES], lines: &mut [Line]) = interleave_body);
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 per_isa!(pub(crate) fn interleave_pairs(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_pairs_body);
 
 /// `lines[d][lane] = rows[lane][d]`.
+///
+/// # Panics
+/// If a row is shorter than the lines are many.
+pub(crate) fn interleave(isa: Isa, rows: &[&[u32]; LANES], lines: &mut [Line]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        // SAFETY: the level was checked when it became current.
+        return unsafe { avx512::interleave(rows, lines) };
+    }
+    interleave_plainly(isa, rows, lines);
+}
+
+per_isa!(fn interleave_plainly(rows: &[&[u32]; LANES], lines: &mut [Line]) = interleave_body);
+
 #[inline(always)]
 fn interleave_body<A: Arith>(rows: &[&[u32]; LANES], lines: &mut [Line]) {
     let len = lines.len();

@@ -283,7 +283,7 @@ impl Beside<'_> {
                 let (b, b_stride) = self.up.block(groups.clone(), step..step + count, lines);
                 let a = self.words.at.wrapping_add(rows.start * self.words.stride + step);
                 let a_stride = self.words.stride;
-                let tile = Tile { steps: count, a, a_stride, b, b_stride, c, c_stride, add: true };
+                let tile = Tile { steps: count, a, a_stride, a_step: 1, b, b_stride, c, c_stride, add: true };
                 // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
                 unsafe { self.kernel.run(rows.len(), width, &tile) };
             }
@@ -324,8 +324,17 @@ impl Product<'_> {
                         let a = self.words.at.wrapping_add(row * self.words.stride + step);
                         let c = self.c.wrapping_add(row * self.c_stride + column - columns.start);
                         let (a_stride, c_stride) = (self.words.stride, self.c_stride);
-                        let tile =
-                            Tile { steps: count, a, a_stride, b, b_stride, c, c_stride, add: step > 0 };
+                        let tile = Tile {
+                            steps: count,
+                            a,
+                            a_stride,
+                            a_step: 1,
+                            b,
+                            b_stride,
+                            c,
+                            c_stride,
+                            add: step > 0,
+                        };
                         // SAFETY: the weights hold these columns by the assertion; the rest is the caller's promise.
                         unsafe { self.kernel.run(block.len(), width, &tile) };
                         if step + count == steps {

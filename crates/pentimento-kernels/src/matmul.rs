@@ -79,6 +79,7 @@ impl Product<'_> {
                         steps: count,
                         a: a.wrapping_add((row - rows.start) * a_stride),
                         a_stride,
+                        a_step: 1,
                         b: b_lines.as_ptr(),
                         b_stride: STEPS,
                         c: self.out.at((item * self.m + row) * self.n + column),

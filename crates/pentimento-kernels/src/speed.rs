@@ -26,6 +26,7 @@ pub fn measure_precision(precision: Precision) -> f64 {
             steps: MEASURED_STEPS,
             a: a.as_ptr().cast(),
             a_stride: 2 * MEASURED_STEPS, // Room for signs apart.
+            a_step: 1,
             b: b.as_ptr(),
             b_stride: MEASURED_STEPS,
             c: sums.as_mut_ptr(),

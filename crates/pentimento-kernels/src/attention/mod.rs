@@ -1,22 +1,23 @@
 //! Scaled dot-product attention without a score matrix: `softmax(q · kᵀ · scale) · v` for each head.
 //!
 //! Tensors are `[batch, tokens, heads · head_dim]`: heads are read where they lie. A task is a run of queries of one
-//! head. It walks the keys in blocks of [`BLOCK`]; for each it packs keys and values once, and passes its queries
-//! over them six at a time, with a running maximum and sum for each query (Milakov and Gimelshein 2018; Dao et al.
-//! 2022). The blocks start at the first key whatever the queries, so a query's bytes depend on nothing but its row.
+//! head. It walks the keys in blocks of [`BLOCK`], each of which it packs once, and passes its queries over them in strips of
+//! [`STRIP`] that lie side by side in lanes: scores are keys times queries, results values times weights, so that no size of a
+//! head leaves lanes empty. Weights of [`KEPT`] steps are held at once, relative to a running shift for each query (see
+//! [`weights`]). Keys are cut up from the first one on whatever the queries, so a query's bytes depend on nothing but its row.
 
 mod pack;
-mod softmax;
+mod weights;
 
 use rayon::prelude::*;
 
-use crate::gemm::{GROUPS, Kernel, ROWS, Tile};
-use crate::isa::{Arith, Isa, per_isa};
+use crate::gemm::{Kernel, ROWS, Tile};
+use crate::isa::Isa;
 use crate::pack::Precision;
 use crate::rows::{Rows, RowsMut, SharedRows};
 use crate::scratch::{self, LANES, Line, floats_mut, words_mut};
 use pack::Tokens;
-use softmax::{Running, softmax_block, softmax_pairs};
+use weights::{Looked, STRIP, Strip, Weigher};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +43,14 @@ pub struct AttentionShape {
     pub keys: usize,
 }
 
-/// Keys in a block of the sum. Results depend on it: changing it changes bytes.
-const BLOCK: usize = 512;
+/// Steps whose weights are held at once: keys in f32, pairs of keys in bf16. Results depend on it: changing it changes bytes.
+const KEPT: usize = 48;
 
-/// Queries in a task at most: half of 64×64, since packing a block of keys costs about as much as six queries' products with it.
-const TASK_QUERIES: usize = 342 * ROWS;
+/// Keys that are packed at once.
+const BLOCK: usize = 480;
+
+/// Strips of queries in a task at most: half of 64×64, so that packing keys costs little beside the products.
+const TASK_STRIPS: usize = 32;
 
 /// Attention of `q`, `[batch, queries, heads · head_dim]`, to `k` and `v`, `[batch, keys, heads · head_dim]`, with
 /// scores multiplied by `scale` (`1/√head_dim` as a rule). `out` has `q`'s shape.
@@ -97,13 +101,14 @@ pub fn attention_in(
     let tokens = |rows, wide| Tokens::of(rows, head_dim, precision, wide);
     let (q, k, v) = (tokens(q, wide_q), tokens(k, wide_k), tokens(v, wide_v));
     let isa = Isa::current();
-    let kernel = Kernel::new(isa, precision);
+    let (weigher, kernel) = (Weigher::new(isa, precision), Kernel::new(isa, precision));
     let attention =
-        Attention { isa, precision, kernel, q, k, v, shape, scale, mask, out: SharedRows::new(out) };
+        Attention { isa, precision, weigher, kernel, q, k, v, shape, scale, mask, out: SharedRows::new(out) };
     let items = batch * heads;
+    let strips = queries.div_ceil(STRIP);
     let wanted = (4 * rayon::current_num_threads()).div_ceil(items);
-    let runs = queries.div_ceil(TASK_QUERIES).max(wanted.min(queries.div_ceil(8 * ROWS)));
-    let run = queries.div_ceil(runs).next_multiple_of(ROWS);
+    let runs = strips.div_ceil(TASK_STRIPS).max(wanted.min(strips));
+    let run = strips.div_ceil(runs) * STRIP;
     let runs = queries.div_ceil(run);
     (0..items * runs).into_par_iter().with_max_len(1).for_each(|task| {
         let first = task % runs * run;
@@ -114,6 +119,7 @@ pub fn attention_in(
 struct Attention<'a> {
     isa: Isa,
     precision: Precision,
+    weigher: Weigher,
     kernel: Kernel,
     q: Tokens<'a>,
     k: Tokens<'a>,
@@ -126,80 +132,129 @@ struct Attention<'a> {
 
 /// The buffers of a task. A step is a value in f32, a pair of values in bf16.
 struct Buffers<'a> {
-    /// `[queries][steps of head_dim]`.
-    queries: &'a mut [u32],
-    /// `[BLOCK / 16][steps of head_dim][16 keys]`.
-    keys: &'a mut [Line],
-    /// `[head_dim / 16][BLOCK][16 values]`, of whose BLOCK lines bf16 uses half.
-    values: &'a mut [Line],
-    /// `[ROWS][BLOCK]`.
-    scores: &'a mut [f32],
-    /// `[ROWS][BLOCK]`, of whose BLOCK words bf16 uses half; f32 multiplies the scores where they are.
-    weights: &'a mut [u32],
-    /// `[queries][head_dim, whole lines]`.
+    /// `[queries / 16][steps of head_dim][16 queries]`.
+    queries: &'a mut [Line],
+    /// `[BLOCK][steps of head_dim]`.
+    keys: &'a mut [u32],
+    /// `[steps of BLOCK][head_dim]`.
+    values: &'a mut [u32],
+    /// `[STRIP / 16][KEPT][16 queries]`.
+    weights: &'a mut [Line],
+    /// `[strips][head_dim][STRIP]`.
     sums: &'a mut [f32],
 }
 
 type Range = std::ops::Range<usize>;
 
-per_isa!(fn scale(values: &mut [f32], factor: f32) = scale_body);
-
-#[inline(always)]
-fn scale_body<A: Arith>(values: &mut [f32], factor: f32) {
-    values.iter_mut().for_each(|value| *value *= factor);
-}
-
 impl Attention<'_> {
     /// One task: a run of queries of one head.
     fn queries(&self, item: usize, head: usize, queries: Range) {
-        let (steps, groups) = (self.steps(), self.shape.head_dim.div_ceil(LANES));
-        let query_lines = (queries.len() * steps).div_ceil(LANES);
-        let (key_lines, value_lines) = (BLOCK / LANES * steps, groups * BLOCK);
-        let score_lines = ROWS * BLOCK / LANES;
-        let lines = query_lines + key_lines + value_lines + 2 * score_lines + queries.len() * groups;
+        let (steps, head_dim) = (self.steps(), self.shape.head_dim);
+        let query_lines = queries.len().div_ceil(LANES) * steps;
+        let key_lines = (BLOCK * steps).div_ceil(LANES);
+        let value_lines = (self.precision.steps(BLOCK) * head_dim).div_ceil(LANES);
+        let weight_lines = STRIP / LANES * KEPT;
+        let sum_lines = queries.len().div_ceil(STRIP) * head_dim * STRIP / LANES;
+        let lines = query_lines + key_lines + value_lines + weight_lines + sum_lines;
         scratch::with(lines * LANES, |lines| {
-            let (query_lines, rest) = lines.split_at_mut(query_lines);
+            let (queries_packed, rest) = lines.split_at_mut(query_lines);
             let (keys, rest) = rest.split_at_mut(key_lines);
             let (values, rest) = rest.split_at_mut(value_lines);
-            let (scores, rest) = rest.split_at_mut(score_lines);
-            let (weights, sums) = rest.split_at_mut(score_lines);
-            let (words, weights) = (words_mut(query_lines), words_mut(weights));
-            let (scores, sums) = (floats_mut(scores), floats_mut(sums));
-            self.run(item, head, queries, Buffers { queries: words, keys, values, scores, weights, sums });
+            let (weights, sums) = rest.split_at_mut(weight_lines);
+            let (keys, values, sums) = (words_mut(keys), words_mut(values), floats_mut(sums));
+            self.run(item, head, queries, Buffers { queries: queries_packed, keys, values, weights, sums });
         });
     }
 
     fn run(&self, item: usize, head: usize, queries: Range, mut buffers: Buffers) {
-        let mut running = [Running::START; TASK_QUERIES];
-        let seen = match self.mask {
-            Mask::None => self.shape.keys,
-            Mask::Causal => self.shape.keys.min(queries.end),
-        };
+        let mut strips = [Strip::EMPTY; TASK_STRIPS];
+        let first_of = |strip: usize| queries.start + strip * STRIP;
+        let strips = &mut strips[..queries.len().div_ceil(STRIP)];
+        for (at, strip) in strips.iter_mut().enumerate() {
+            *strip = Strip::new(|lane| self.seen((first_of(at) + lane).min(queries.end - 1)));
+        }
         self.pack_queries(item, head, queries.clone(), buffers.queries);
+        let seen = self.seen(queries.end - 1);
         for first in (0..seen).step_by(BLOCK) {
             let block = first..(first + BLOCK).min(seen);
             self.pack_keys(item, head, &block, buffers.keys);
             self.pack_values(item, head, &block, buffers.values);
-            for query in (0..queries.len()).step_by(ROWS) {
-                let rows = query..(query + ROWS).min(queries.len());
-                self.score(&rows, block.len(), &mut buffers);
-                self.mask(queries.start + rows.start, &block, buffers.scores);
-                let running = &mut running[rows.clone()];
-                let (isa, scale, scores) = (self.isa, self.scale, &mut *buffers.scores);
-                match self.in_pairs() {
-                    false => softmax_block(isa, scores, block.len(), scale, running),
-                    true => softmax_pairs(isa, scores, block.len(), scale, running, buffers.weights),
-                }
-                self.weigh(running, &rows, block.len(), first == 0, &mut buffers);
+            for (at, strip) in strips.iter_mut().enumerate() {
+                self.attend(at, strip, &block, &mut buffers);
             }
         }
-        let sum_stride = self.shape.head_dim.next_multiple_of(LANES);
-        for (at, query) in queries.enumerate() {
-            let from = self.at(item, self.shape.queries, query, head);
-            let sums = &mut buffers.sums[at * sum_stride..][..self.shape.head_dim];
-            scale(self.isa, sums, 1.0 / running[at].sum);
-            // SAFETY: this task alone writes this head of these queries.
-            unsafe { self.out.store(self.isa, from, sums) };
+        for (at, strip) in strips.iter().enumerate() {
+            let queries = first_of(at)..queries.end.min(first_of(at) + STRIP);
+            let held = self.shape.head_dim * STRIP;
+            self.store(item, head, queries, strip, &mut buffers.sums[at * held..][..held]);
+        }
+    }
+
+    /// Passes a strip of queries over a block of keys.
+    fn attend(&self, at: usize, strip: &mut Strip, block: &Range, buffers: &mut Buffers) {
+        let (steps, head_dim) = (self.steps(), self.shape.head_dim);
+        let groups = STRIP / LANES * steps;
+        let queries = &buffers.queries[at * groups..];
+        let queries = &queries[..groups.min(queries.len())];
+        let sums = &mut buffers.sums[at * head_dim * STRIP..][..head_dim * STRIP];
+        let kept = KEPT * self.precision.per_word();
+        let scale = self.scale * std::f32::consts::LOG2_E;
+        for from in (block.start..block.end).step_by(kept) {
+            let held = from..(from + kept).min(block.end);
+            for first in held.clone().step_by(ROWS) {
+                let keys = &buffers.keys[(first - block.start) * steps..][..ROWS * steps];
+                let before = self.precision.steps(first - from);
+                let looked = Looked { keys, first, queries, steps, scale };
+                if self.weigher.weigh(&looked, strip, &mut buffers.weights[before..]) {
+                    // Of the first keys there are no sums yet.
+                    let sums = if from > 0 { &mut *sums } else { &mut [] };
+                    strip.correct(self.weigher, buffers.weights, before, sums);
+                }
+            }
+            let values = &buffers.values[(from - block.start) / self.precision.per_word() * head_dim..];
+            let columns = queries.len() / steps * LANES;
+            self.sum(values, self.precision.steps(held.len()), buffers.weights, columns, from > 0, sums);
+        }
+    }
+
+    /// `sums (+)= valuesᵀ · weights`.
+    fn sum(
+        &self,
+        values: &[u32],
+        steps: usize,
+        weights: &[Line],
+        columns: usize,
+        add: bool,
+        sums: &mut [f32],
+    ) {
+        let head_dim = self.shape.head_dim;
+        assert!(values.len() >= steps * head_dim && weights.len() >= columns / LANES * KEPT && steps <= KEPT);
+        assert!(sums.len() == head_dim * STRIP && columns <= STRIP);
+        let tiles = head_dim.div_ceil(ROWS);
+        for at in 0..tiles {
+            // Tiles of about as many rows each: few rows leave the arithmetic waiting.
+            let (row, end) = (at * head_dim / tiles, (at + 1) * head_dim / tiles);
+            let tile = Tile {
+                steps,
+                a: values[row..].as_ptr(),
+                a_stride: 1,
+                a_step: head_dim,
+                b: weights.as_ptr(),
+                b_stride: KEPT,
+                c: sums[row * STRIP..].as_mut_ptr(),
+                c_stride: STRIP,
+                add,
+            };
+            // SAFETY: values, weights and sums hold these rows, steps and columns by the assertions.
+            unsafe { self.kernel.run(end - row, columns, &tile) };
+        }
+    }
+
+    /// Keys that a query sees, from the first one on.
+    fn seen(&self, query: usize) -> usize {
+        match self.mask {
+            Mask::None => self.shape.keys,
+            Mask::Causal => self.shape.keys.min(query + 1),
         }
     }
 
@@ -216,69 +271,5 @@ impl Attention<'_> {
     /// Index of a token's first value in a head.
     fn at(&self, item: usize, tokens: usize, token: usize, head: usize) -> usize {
         ((item * tokens + token) * self.shape.heads + head) * self.shape.head_dim
-    }
-
-    /// `scores[rows, keys] = q · kᵀ`.
-    fn score(&self, rows: &Range, keys: usize, buffers: &mut Buffers) {
-        let steps = self.steps();
-        let queries = &buffers.queries[rows.start * steps..rows.end * steps];
-        for column in (0..keys).step_by(GROUPS * LANES) {
-            let width = (keys - column).min(GROUPS * LANES).next_multiple_of(LANES);
-            let tile = Tile {
-                steps,
-                a: queries.as_ptr(),
-                a_stride: steps,
-                b: buffers.keys[column / LANES * steps..].as_ptr(),
-                b_stride: steps,
-                c: buffers.scores[column..].as_mut_ptr(),
-                c_stride: BLOCK,
-                add: false,
-            };
-            // SAFETY: the queries hold these rows; keys and scores hold whole groups.
-            unsafe { self.kernel.run(rows.len(), width, &tile) };
-        }
-    }
-
-    /// Scores that do not count become minus infinity: those past the block up to whole lines, and future keys.
-    fn mask(&self, first_row: usize, block: &Range, scores: &mut [f32]) {
-        let end = block.len().next_multiple_of(LANES);
-        for (row, scores) in (first_row..).zip(scores.chunks_exact_mut(BLOCK)) {
-            let seen = match self.mask {
-                Mask::None => block.len(),
-                Mask::Causal => (row + 1).clamp(block.start, block.end) - block.start,
-            };
-            scores[seen..end].fill(f32::NEG_INFINITY);
-        }
-    }
-
-    /// `sums = sums · correction + weights · values`, for the rows of one register tile.
-    fn weigh(&self, running: &[Running], rows: &Range, keys: usize, first: bool, buffers: &mut Buffers) {
-        let stride = self.shape.head_dim.next_multiple_of(LANES);
-        let sums = &mut buffers.sums[rows.start * stride..rows.end * stride];
-        if !first {
-            for (row, running) in sums.chunks_exact_mut(stride).zip(running) {
-                if running.correction != 1.0 {
-                    scale(self.isa, row, running.correction);
-                }
-            }
-        }
-        let weights = match self.in_pairs() {
-            false => buffers.scores.as_ptr().cast(),
-            true => buffers.weights.as_ptr(),
-        };
-        for column in (0..stride).step_by(GROUPS * LANES) {
-            let tile = Tile {
-                steps: self.precision.steps(keys),
-                a: weights,
-                a_stride: BLOCK,
-                b: buffers.values[column / LANES * BLOCK..].as_ptr(),
-                b_stride: BLOCK,
-                c: sums[column..].as_mut_ptr(),
-                c_stride: stride,
-                add: !first,
-            };
-            // SAFETY: weights hold BLOCK words per row, values and sums whole groups; all are this task's own.
-            unsafe { self.kernel.run(running.len(), (stride - column).min(GROUPS * LANES), &tile) };
-        }
     }
 }

@@ -1,17 +1,18 @@
-//! Queries, keys and values of one head, packed for the register tile.
+//! Queries, keys and values of one head, packed for the register tile, and results unpacked from it.
 //!
 //! A token's part of a head lies `heads · head_dim` values from the next token's: each token is asked for some time
 //! before it is read.
 
 use half::slice::HalfFloatSliceExt;
 
-use super::{Attention, BLOCK, Range};
+use super::{Attention, Range, STRIP, Strip};
 use crate::bf16::round_pairs;
+use crate::gemm::ROWS;
 use crate::isa::{Arith, per_isa};
 use crate::lanes::{interleave, interleave_pairs, pair};
 use crate::pack::Precision;
 use crate::rows::{Rows, pairs};
-use crate::scratch::{LANES, Line, bits, prefetch};
+use crate::scratch::{LANES, Line, bits, floats_mut, prefetch};
 
 /// Queries, keys or values as they are packed from.
 #[derive(Clone, Copy)]
@@ -60,132 +61,121 @@ impl<'a> Tokens<'a> {
 }
 
 impl Attention<'_> {
-    /// Queries are the rows of a left factor, one behind the other.
-    pub(super) fn pack_queries(&self, item: usize, head: usize, queries: Range, words: &mut [u32]) {
-        let head_dim = self.shape.head_dim;
-        for (query, words) in queries.zip(words.chunks_exact_mut(self.steps())) {
-            let from = self.at(item, self.shape.queries, query, head);
-            self.q.ask(self.at(item, self.shape.queries, query + LANES, head), head_dim);
-            match self.q.head(from, head_dim) {
+    /// Queries are the columns of a right factor. In the last group the last query stands for those that are missing.
+    pub(super) fn pack_queries(&self, item: usize, head: usize, queries: Range, lines: &mut [Line]) {
+        let (steps, head_dim) = (self.steps(), self.shape.head_dim);
+        let query = |query: usize| self.at(item, self.shape.queries, query, head);
+        for (group, lines) in lines.chunks_exact_mut(steps).enumerate() {
+            let first = queries.start + group * LANES;
+            for ahead in first + LANES..first + 2 * LANES {
+                self.q.ask(query(ahead), head_dim);
+            }
+            let from = |lane: usize| query((first + lane).min(queries.end - 1));
+            match self.q {
+                Tokens::Pairs(words) => {
+                    let queries = std::array::from_fn(|lane| &words[from(lane) / 2..][..steps]);
+                    interleave(self.isa, &queries, lines);
+                }
+                Tokens::F32(values) => {
+                    let queries = std::array::from_fn(|lane| &values[from(lane)..][..head_dim]);
+                    match self.in_pairs() {
+                        false => interleave(self.isa, &queries.map(bits), lines),
+                        true => interleave_pairs(self.isa, &queries, lines),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keys are the rows of a left factor, one behind the other, with zeros for those that the last register tile lacks.
+    pub(super) fn pack_keys(&self, item: usize, head: usize, block: &Range, words: &mut [u32]) {
+        let (steps, head_dim) = (self.steps(), self.shape.head_dim);
+        let key = |key: usize| self.at(item, self.shape.keys, key, head);
+        let (packed, rest) = words.split_at_mut(block.len() * steps);
+        for (at, words) in block.clone().zip(packed.chunks_exact_mut(steps)) {
+            self.k.ask(key(at + LANES), head_dim);
+            match self.k.head(key(at), head_dim) {
                 Tokens::Pairs(pairs) => words.copy_from_slice(pairs),
                 Tokens::F32(row) if self.in_pairs() => round_pairs(self.isa, row, words),
                 Tokens::F32(row) => words.copy_from_slice(bits(row)),
             }
         }
+        let missing = block.len().next_multiple_of(ROWS) - block.len();
+        rest[..missing * steps].fill(0);
     }
 
-    /// Keys become the columns of a right factor. In the last group the first key stands for those that are missing;
-    /// their scores are masked.
-    pub(super) fn pack_keys(&self, item: usize, head: usize, block: &Range, lines: &mut [Line]) {
-        let (steps, head_dim) = (self.steps(), self.shape.head_dim);
-        let key = |key: usize| self.at(item, self.shape.keys, key, head);
-        for (group, lines) in lines.chunks_exact_mut(steps).take(block.len().div_ceil(LANES)).enumerate() {
-            let first = block.start + group * LANES;
-            for ahead in first + LANES..first + 2 * LANES {
-                self.k.ask(key(ahead), head_dim);
-            }
-            let from = |lane: usize| if first + lane < block.end { key(first + lane) } else { key(first) };
-            match self.k {
-                Tokens::Pairs(words) => {
-                    let keys = std::array::from_fn(|lane| &words[from(lane) / 2..][..steps]);
-                    interleave(self.isa, &keys, lines);
-                }
-                Tokens::F32(values) => {
-                    let keys = std::array::from_fn(|lane| &values[from(lane)..][..head_dim]);
-                    match self.in_pairs() {
-                        false => interleave(self.isa, &keys.map(bits), lines),
-                        true => interleave_pairs(self.isa, &keys, lines),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Values are a right factor as they lie, in groups of 16; in bf16 two tokens share a line.
-    pub(super) fn pack_values(&self, item: usize, head: usize, block: &Range, lines: &mut [Line]) {
+    /// Values are a left factor that lies as its transpose: `[steps of block][head_dim]`; in bf16 two tokens share a step.
+    pub(super) fn pack_values(&self, item: usize, head: usize, block: &Range, words: &mut [u32]) {
         let head_dim = self.shape.head_dim;
         let value = |key: usize| self.at(item, self.shape.keys, key, head);
-        let per_line = if self.in_pairs() { 2 } else { 1 };
-        for (step, key) in block.clone().step_by(per_line).enumerate() {
-            for ahead in key + LANES..key + LANES + per_line {
+        let per_word = self.precision.per_word();
+        let keys = block.clone().step_by(per_word);
+        for (key, words) in keys.zip(words.chunks_exact_mut(head_dim)) {
+            for ahead in key + LANES..key + LANES + per_word {
                 self.v.ask(value(ahead), head_dim);
             }
-            let lines = &mut lines[step..];
             let next = (key + 1 < block.end).then(|| value(key + 1));
             match self.v {
-                Tokens::Pairs(words) => {
-                    let row = |from: usize| &words[from / 2..][..head_dim / 2];
-                    pair_words(self.isa, row(value(key)), next.map_or(&[], row), lines);
+                Tokens::Pairs(pairs) => {
+                    let row = |from: usize| &pairs[from / 2..][..head_dim / 2];
+                    pair_words(self.isa, row(value(key)), next.map_or(&[], row), words);
                 }
                 Tokens::F32(values) => {
                     let row = |from: usize| &values[from..][..head_dim];
                     match self.in_pairs() {
-                        false => copy_value(self.isa, row(value(key)), lines),
-                        true => pair_values(self.isa, row(value(key)), next.map_or(&[], row), lines),
+                        false => words.copy_from_slice(bits(row(value(key)))),
+                        true => pair_values(self.isa, row(value(key)), next.map_or(&[], row), words),
                     }
+                }
+            }
+        }
+    }
+
+    /// Writes a strip's results: its sums, `[head_dim][STRIP]`, over those of its weights.
+    pub(super) fn store(&self, item: usize, head: usize, queries: Range, strip: &Strip, sums: &mut [f32]) {
+        let head_dim = self.shape.head_dim;
+        strip.divide(self.isa, sums);
+        let mut square = [Line::ZERO; LANES];
+        for (group, first) in queries.clone().step_by(LANES).enumerate() {
+            for at in (0..head_dim).step_by(LANES) {
+                // In the last square the last row stands for those that are missing.
+                let row = |row: usize| (at + row).min(head_dim - 1) * STRIP + group * LANES;
+                let columns = std::array::from_fn(|d| bits(&sums[row(d)..][..LANES]));
+                interleave(self.isa, &columns, &mut square);
+                let rows = floats_mut(&mut square).chunks_exact(LANES);
+                for (query, row) in (first..queries.end).zip(rows) {
+                    let from = self.at(item, self.shape.queries, query, head) + at;
+                    // SAFETY: this task alone writes this head of these queries.
+                    unsafe { self.out.store(self.isa, from, &row[..LANES.min(head_dim - at)]) };
                 }
             }
         }
     }
 }
 
-per_isa!(fn copy_value(value: &[f32], lines: &mut [Line]) = copy_value_body);
-per_isa!(fn pair_values(value: &[f32], next: &[f32], lines: &mut [Line]) = pair_values_body);
-per_isa!(fn pair_words(value: &[u32], next: &[u32], lines: &mut [Line]) = pair_words_body);
-
-/// A value's groups of 16, BLOCK lines apart, the last one filled with zeros.
+per_isa!(fn pair_values(value: &[f32], next: &[f32], words: &mut [u32]) = pair_values_body);
+per_isa!(fn pair_words(value: &[u32], next: &[u32], words: &mut [u32]) = pair_words_body);
+/// The values of two tokens side by side; `next` is empty when there is no second one.
 #[inline(always)]
-fn copy_value_body<A: Arith>(value: &[f32], lines: &mut [Line]) {
-    for (group, chunk) in value.chunks(LANES).enumerate() {
-        let line = &mut lines[group * BLOCK].0;
-        let mut values = [0.0_f32; LANES];
-        copy_part(chunk, &mut values);
-        for lane in 0..LANES {
-            line[lane] = values[lane].to_bits();
-        }
+fn pair_values_body<A: Arith>(value: &[f32], next: &[f32], words: &mut [u32]) {
+    if next.is_empty() {
+        words.iter_mut().zip(value).for_each(|(word, value)| *word = pair(*value, 0.0));
+        return;
     }
-}
-
-/// As `copy_value`, for two tokens; `next` is empty when there is no second one.
-#[inline(always)]
-fn pair_values_body<A: Arith>(value: &[f32], next: &[f32], lines: &mut [Line]) {
-    for (group, chunk) in value.chunks(LANES).enumerate() {
-        let line = &mut lines[group * BLOCK].0;
-        let (mut low, mut high) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        copy_part(chunk, &mut low);
-        if !next.is_empty() {
-            copy_part(&next[group * LANES..][..chunk.len()], &mut high);
-        }
-        for lane in 0..LANES {
-            line[lane] = pair(low[lane], high[lane]);
-        }
+    for ((word, value), next) in words.iter_mut().zip(value).zip(next) {
+        *word = pair(*value, *next);
     }
 }
 
 /// As `pair_values`, for tokens that are pairs already.
 #[inline(always)]
-fn pair_words_body<A: Arith>(value: &[u32], next: &[u32], lines: &mut [Line]) {
-    const HALF: usize = LANES / 2;
-    for (group, chunk) in value.chunks(HALF).enumerate() {
-        let line = &mut lines[group * BLOCK].0;
-        let (mut low, mut high) = ([0; HALF], [0; HALF]);
-        copy_part(chunk, &mut low);
-        if !next.is_empty() {
-            copy_part(&next[group * HALF..][..chunk.len()], &mut high);
-        }
-        for at in 0..HALF {
-            line[2 * at] = low[at] & 0xffff | high[at] << 16;
-            line[2 * at + 1] = low[at] >> 16 | high[at] & 0xffff_0000;
-        }
+fn pair_words_body<A: Arith>(value: &[u32], next: &[u32], words: &mut [u32]) {
+    let words = words.as_chunks_mut::<2>().0.iter_mut();
+    if next.is_empty() {
+        words.zip(value).for_each(|(words, value)| *words = [value & 0xffff, value >> 16]);
+        return;
     }
-}
-
-/// Copies up to `N` values; the common lengths, all and half, without a call.
-#[inline(always)]
-fn copy_part<T: Copy, const N: usize>(from: &[T], to: &mut [T; N]) {
-    match from.len() {
-        len if len == N => to.copy_from_slice(from),
-        len if len == N / 2 => to[..N / 2].copy_from_slice(from),
-        len => to[..len].copy_from_slice(from),
+    for ((words, value), next) in words.zip(value).zip(next) {
+        *words = [value & 0xffff | next << 16, value >> 16 | next & 0xffff_0000];
     }
 }

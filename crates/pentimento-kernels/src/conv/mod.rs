@@ -476,6 +476,7 @@ impl Layer<'_> {
             steps: count,
             a,
             a_stride: self.w.steps(),
+            a_step: 1,
             b: lines.as_ptr(),
             b_stride: STEPS,
             c: self.out.at(self.at(spot, channel)),

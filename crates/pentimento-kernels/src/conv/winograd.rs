@@ -473,6 +473,7 @@ impl Plan<'_> {
                         steps: words,
                         a: a.cast(),
                         a_stride: self.panel.row_lines * LANES,
+                        a_step: 1,
                         b: inputs.as_ptr().wrapping_add((group * values + at) * self.stride + first),
                         b_stride: values * self.stride,
                         c: sums[at * plane + row * groups + group..].as_mut_ptr().cast(),

@@ -70,7 +70,7 @@ macro_rules! define_tile {
                         sums[m][g] = $step;
                     }
                 }
-                a = a.wrapping_add(1);
+                a = a.wrapping_add(tile.a_step);
                 b = b.wrapping_add(LANES);
             }
             for m in 0..M {

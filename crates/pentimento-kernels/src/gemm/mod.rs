@@ -1,6 +1,6 @@
 //! The register tile under every product: `C[m, 16·g] (+)= A[m, steps] · B[steps, 16·g]`.
 //!
-//! `A` is row-major with any row stride. `B` is packed in groups of 16 columns: `[group][step][16]`, each step one
+//! `A` has any stride from row to row and from step to step. `B` is packed in groups of 16 columns: `[group][step][16]`, each step one
 //! [`Line`]. `C` is row-major. One step is one `k` of f32, or two neighbouring `k` of bf16 or four of bytes in one 32-bit
 //! word. Sums of bytes are integers, in the bits of `C`'s elements; see [`signs_apart`] for one level's own form of bytes in `A`.
 //!
@@ -39,6 +39,8 @@ pub(crate) struct Tile {
     pub(crate) a: *const u32,
     /// Words from one row of `A` to the next.
     pub(crate) a_stride: usize,
+    /// Words from one step of `A` to the next: 1, unless `A` lies as its transpose.
+    pub(crate) a_step: usize,
     /// First line of the first group of `B`.
     pub(crate) b: *const Line,
     /// Lines from one group of `B` to the next.

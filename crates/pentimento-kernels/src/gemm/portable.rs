@@ -65,9 +65,8 @@ unsafe fn each_row<S: Copy + Default + AddAssign>(
     for row in 0..rows {
         for g in 0..groups {
             // SAFETY: A holds `steps` words in each row, B `steps` lines in each group, C 16 columns per group.
-            let (a, b, c) = unsafe {
+            let (b, c) = unsafe {
                 (
-                    std::slice::from_raw_parts(tile.a.add(row * tile.a_stride), tile.steps),
                     std::slice::from_raw_parts(tile.b.add(g * tile.b_stride), tile.steps),
                     std::slice::from_raw_parts_mut(
                         tile.c.add(row * tile.c_stride + g * LANES).cast::<S>(),
@@ -76,9 +75,11 @@ unsafe fn each_row<S: Copy + Default + AddAssign>(
                 )
             };
             let mut sums = [S::default(); LANES];
-            for (a, b) in a.iter().zip(b) {
+            for (at, b) in b.iter().enumerate() {
+                // SAFETY: as above.
+                let a = unsafe { *tile.a.add(row * tile.a_stride + at * tile.a_step) };
                 for lane in 0..LANES {
-                    step(&mut sums[lane], *a, b.0[lane]);
+                    step(&mut sums[lane], a, b.0[lane]);
                 }
             }
             for (out, sum) in c.iter_mut().zip(sums) {

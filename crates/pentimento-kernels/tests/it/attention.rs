@@ -122,6 +122,44 @@ fn extreme_scores_give_the_value_of_the_greatest() {
     });
 }
 
+/// Scores that grow from key to key raise what weights are relative to again and again, each query for itself.
+#[test]
+fn a_query_does_not_depend_on_those_beside_it() {
+    let (queries, keys, dim) = (70, 230, 8);
+    let all = shape(1, 1, dim, queries, keys);
+    let mut random = Random(9);
+    let mut q = random.values(queries * dim);
+    let k: Vec<f32> =
+        random.values(keys * dim).iter().enumerate().map(|(at, x)| x + (at / dim) as f32 / 10.0).collect();
+    let v = random.values(keys * dim);
+    // Every third query's scores rise by some hundreds over the keys, every third one's fall.
+    for (at, row) in q.chunks_exact_mut(dim).enumerate() {
+        let lift = [0.0, 3.0, -3.0][at % 3];
+        row.iter_mut().for_each(|x| *x += lift);
+    }
+    on_each_isa(|isa| {
+        for (precision, tolerance) in [(Precision::F32, 5e-5), (Precision::Bf16, 5e-3)] {
+            let [q, k, v] = match precision {
+                Precision::Bf16 => [&q, &k, &v].map(|values| crate::to_bf16(values)),
+                _ => [&q, &k, &v].map(|values| values.clone()),
+            };
+            let run = |shape: AttentionShape, q: &[f32]| {
+                let mut out = vec![f32::NAN; q.len()];
+                let [q, k, v] = [q, &k, &v].map(Rows::F32);
+                attention_in(precision, q, k, v, shape, 1.0, Mask::None, RowsMut::F32(&mut out));
+                out
+            };
+            let together = run(all, &q);
+            let what = format!("{isa:?} {precision:?}");
+            assert_close(&together, &naive(&q, &k, &v, all, 1.0, Mask::None), tolerance, &what);
+            for (query, row) in q.chunks_exact(dim).enumerate() {
+                let alone = run(shape(1, 1, dim, 1, keys), row);
+                assert_same_bytes(&alone, &together[query * dim..][..dim], &format!("{what}, query {query}"));
+            }
+        }
+    });
+}
+
 #[test]
 fn what_is_not_a_number_is_not_hidden() {
     let shape = shape(1, 1, 8, 8, 40);
