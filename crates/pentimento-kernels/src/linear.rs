@@ -8,12 +8,12 @@ use rayon::prelude::*;
 
 use crate::activation::{gelu_of, quick_gelu_of, silu_of};
 use crate::bf16::round_pairs;
-use crate::gemm::{GROUPS, Kernel, ROWS, STEPS, Tile, signs_apart};
+use crate::gemm::{GROUPS, ROWS, STEPS, Tile, signs_apart};
 use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, part_signs, quantise};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
 use crate::rows::{Rows, RowsMut, SharedRows, pairs};
-use crate::scratch::{self, LANES, bytes_mut, floats_mut, words_mut};
+use crate::scratch::{self, LANES, bytes_mut, floats_mut, prefetch, words_mut};
 
 pub(crate) type Range = std::ops::Range<usize>;
 
@@ -41,7 +41,7 @@ pub struct LowRank<'a> {
     pub up: &'a PackedWeights,
 }
 
-/// Rows in a task: 24 register tiles; 144 rows of 256 steps are 144 KiB, which stay in the second-level cache beside
+/// Rows in a task: 24 register tiles; 144 rows of 320 steps are 180 KiB, which stay in the second-level cache beside
 /// the weights. With 96 the weights of a layer of 128 rows were read twice, and it was a fifth slower.
 const TASK_ROWS: usize = 24 * ROWS;
 
@@ -83,16 +83,7 @@ pub fn linear_beside(
     }
     check_side(side, rows, n);
     let isa = Isa::current();
-    let layer = Layer {
-        isa,
-        kernel: Kernel::new(isa, w.precision()),
-        x,
-        w,
-        side,
-        bias,
-        epilogue,
-        out: SharedRows::new(out),
-    };
+    let layer = Layer { isa, x, w, side, bias, epilogue, out: SharedRows::new(out) };
     let (task_rows, task_columns) = task_shape(rows, n, rayon::current_num_threads());
     let column_tasks = n.div_ceil(task_columns);
     (0..rows.div_ceil(task_rows) * column_tasks).into_par_iter().with_max_len(1).for_each(|task| {
@@ -121,7 +112,6 @@ pub(crate) fn task_shape(rows: usize, n: usize, threads: usize) -> (usize, usize
 
 struct Layer<'a> {
     isa: Isa,
-    kernel: Kernel,
     x: Rows<'a>,
     w: &'a PackedWeights,
     side: Option<LowRank<'a>>,
@@ -170,7 +160,7 @@ impl Layer<'_> {
         c_stride: usize,
     ) {
         let (isa, first) = (self.isa, columns.start);
-        let product = Product { isa, kernel: self.kernel, w: self.w, words, c, c_stride };
+        let product = Product { isa, w: self.w, words, c, c_stride };
         let finish = |block: Range, column: usize, width: usize| {
             let c = c.wrapping_add(block.start * c_stride + column - first);
             if let Some(beside) = beside {
@@ -187,8 +177,26 @@ impl Layer<'_> {
                 }
             }
         };
+        let ask = |block: Range, column: usize, width: usize| {
+            for row in block {
+                let from = (rows.start + row) * self.w.n() + column;
+                if let Epilogue::Add(added) = self.epilogue {
+                    prefetch_row(added.as_ptr().wrapping_add(from), width);
+                }
+                if let SharedRows::Bf16(out) = self.out {
+                    prefetch_row(out.at(from).cast(), width / 2);
+                }
+            }
+        };
         // SAFETY: the caller's promise.
-        unsafe { product.sum(rows.len(), columns, finish) };
+        unsafe { product.sum(rows.len(), columns, ask, finish) };
+    }
+}
+
+/// Asks for a register tile's part of a row, of so many words.
+fn prefetch_row(from: *const f32, words: usize) {
+    for at in (0..words).step_by(LANES) {
+        prefetch(from.wrapping_add(at));
     }
 }
 
@@ -256,14 +264,14 @@ pub(crate) fn with_beside(isa: Isa, side: Option<LowRank>, rows: &Range, body: i
     match side {
         None => body(None),
         Some(LowRank { low, up }) => with_words(isa, Rows::F32(low), up, rows, |words| {
-            body(Some(&Beside { kernel: Kernel::new(isa, up.precision()), up, words }));
+            body(Some(&Beside { isa, up, words }));
         }),
     }
 }
 
 /// A low rank's words for the rows of a task, and its way up.
 pub(crate) struct Beside<'a> {
-    kernel: Kernel,
+    isa: Isa,
     up: &'a PackedWeights,
     words: Words<'a>,
 }
@@ -277,7 +285,8 @@ impl Beside<'_> {
     pub(crate) unsafe fn add(&self, rows: Range, column: usize, width: usize, c: *mut f32, c_stride: usize) {
         let steps = self.up.steps();
         let groups = column / LANES..(column + width).div_ceil(LANES);
-        scratch::with(self.up.block_words(), |lines| {
+        let (kernel, words) = self.up.kernel(self.isa);
+        scratch::with(words, |lines| {
             for step in (0..steps).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
                 let (b, b_stride) = self.up.block(groups.clone(), step..step + count, lines);
@@ -285,7 +294,7 @@ impl Beside<'_> {
                 let a_stride = self.words.stride;
                 let tile = Tile { steps: count, a, a_stride, a_step: 1, b, b_stride, c, c_stride, add: true };
                 // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
-                unsafe { self.kernel.run(rows.len(), width, &tile) };
+                unsafe { kernel.run(rows.len(), width, &tile) };
             }
         });
     }
@@ -294,7 +303,6 @@ impl Beside<'_> {
 /// Rows of words times packed weights.
 pub(crate) struct Product<'a> {
     pub(crate) isa: Isa,
-    pub(crate) kernel: Kernel,
     pub(crate) w: &'a PackedWeights,
     /// The left factor, from its first row on.
     pub(crate) words: Words<'a>,
@@ -305,14 +313,22 @@ pub(crate) struct Product<'a> {
 
 impl Product<'_> {
     /// Writes the products of `rows` rows with a range of the weights' columns, which starts at a multiple of 16.
-    /// `finish(rows, column, width)` is called on each register tile when it is complete.
+    /// `ask(rows, column, width)` is called before a register tile is completed, so that what it will be joined with is on its
+    /// way, and `finish` with the same when it is complete.
     ///
     /// # Safety
     /// The words and `c` must be valid for these rows and columns, and `c` not be accessed by anyone else meanwhile.
-    pub(crate) unsafe fn sum(&self, rows: usize, columns: Range, finish: impl Fn(Range, usize, usize)) {
+    pub(crate) unsafe fn sum(
+        &self,
+        rows: usize,
+        columns: Range,
+        ask: impl Fn(Range, usize, usize),
+        mut finish: impl FnMut(Range, usize, usize),
+    ) {
         let steps = self.w.steps();
         assert!(columns.start.is_multiple_of(LANES) && columns.end <= self.w.n(), "columns of the weights");
-        scratch::with(self.w.block_words(), |lines| {
+        let (kernel, words) = self.w.kernel(self.isa);
+        scratch::with(words, |lines| {
             for step in (0..steps.max(1)).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
                 for column in columns.clone().step_by(TILE_COLUMNS) {
@@ -335,9 +351,13 @@ impl Product<'_> {
                             c_stride,
                             add: step > 0,
                         };
+                        let is_last = step + count == steps;
+                        if is_last {
+                            ask(block.clone(), column, width);
+                        }
                         // SAFETY: the weights hold these columns by the assertion; the rest is the caller's promise.
-                        unsafe { self.kernel.run(block.len(), width, &tile) };
-                        if step + count == steps {
+                        unsafe { kernel.run(block.len(), width, &tile) };
+                        if is_last {
                             // SAFETY: as above; the tile is the one that was just written.
                             unsafe { self.dequantise(block.clone(), column, width, c) };
                             finish(block, column, width);

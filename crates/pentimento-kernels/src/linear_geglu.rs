@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use crate::activation::{geglu_row, near_geglu_row};
-use crate::gemm::Kernel;
 use crate::isa::Isa;
 use crate::linear::{LowRank, Product, Range, TILE_COLUMNS, check_side, task_shape, with_beside, with_words};
 use crate::pack::{PackedWeights, Precision};
@@ -31,8 +30,7 @@ pub fn linear_geglu(x: Rows, w: &PackedWeights, side: Option<LowRank>, bias: Opt
     assert!(bias.is_none_or(|bias| bias.len() == 2 * n), "bias of a GEGLU layer with {n} outputs");
     check_side(side, rows, 2 * n);
     let isa = Isa::current();
-    let (kernel, out) = (Kernel::new(isa, w.precision()), SharedRows::new(out));
-    let layer = Layer { isa, kernel, x, w, side, bias, out };
+    let layer = Layer { isa, x, w, side, bias, out: SharedRows::new(out) };
     let (task_rows, task_columns) = task_shape(rows, n, rayon::current_num_threads());
     let column_tasks = n.div_ceil(task_columns);
     (0..rows.div_ceil(task_rows) * column_tasks).into_par_iter().with_max_len(1).for_each(|task| {
@@ -43,7 +41,6 @@ pub fn linear_geglu(x: Rows, w: &PackedWeights, side: Option<LowRank>, bias: Opt
 
 struct Layer<'a> {
     isa: Isa,
-    kernel: Kernel,
     x: Rows<'a>,
     w: &'a PackedWeights,
     side: Option<LowRank<'a>>,
@@ -65,8 +62,8 @@ impl Layer<'_> {
                         let width = TILE_COLUMNS.min(columns.end - column);
                         for (half, first) in [column, self.w.n() / 2 + column].into_iter().enumerate() {
                             let c = buffer[half * width..].as_mut_ptr();
-                            let (isa, kernel, w) = (self.isa, self.kernel, self.w);
-                            let product = Product { isa, kernel, w, words, c, c_stride: STRIDE };
+                            let (isa, w) = (self.isa, self.w);
+                            let product = Product { isa, w, words, c, c_stride: STRIDE };
                             let add = |block: Range, column, width| {
                                 if let Some(beside) = beside {
                                     let c = c.wrapping_add(block.start * STRIDE);
@@ -75,7 +72,7 @@ impl Layer<'_> {
                                 }
                             };
                             // SAFETY: the buffer holds STRIDE columns of these rows, of which this half is written.
-                            unsafe { product.sum(rows.len(), first..first + width, add) };
+                            unsafe { product.sum(rows.len(), first..first + width, |_, _, _| {}, add) };
                         }
                         self.finish(&rows, column, width, buffer);
                     }

@@ -11,7 +11,7 @@ use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::gemm::{GROUPS, STEPS};
+use crate::gemm::{GROUPS, Kernel, STEPS};
 use crate::int8::{Column, Columns, QUAD};
 use crate::isa::Isa;
 use crate::lanes::{interleave, interleave_pairs, pair};
@@ -222,24 +222,28 @@ impl PackedWeights {
         self.precision.steps(self.k)
     }
 
-    /// Words of scratch that [`PackedWeights::block`] needs.
-    pub(crate) fn block_words(&self) -> usize {
-        match self.stored {
-            Stored::Lines(_) => 0,
-            Stored::Halves(_) => GROUPS * STEPS * LANES,
+    /// The register tile for them, and the words of scratch that [`PackedWeights::block`] then needs.
+    pub(crate) fn kernel(&self, isa: Isa) -> (Kernel, usize) {
+        match (&self.stored, Kernel::of_halves(isa)) {
+            (Stored::Lines(_), _) => (Kernel::new(isa, self.precision), 0),
+            (Stored::Halves(_), Some(kernel)) => (kernel, 0),
+            (Stored::Halves(_), None) => (Kernel::new(isa, self.precision), GROUPS * STEPS * LANES),
         }
     }
 
     /// Some steps, at most [`STEPS`], of some groups, at most [`GROUPS`], as the register tile takes them: the first line, and
-    /// lines from group to group. They lie where they are stored, or widened in `scratch`.
+    /// lines from group to group. They lie where they are stored, unless they have to be widened in `scratch`.
     ///
     /// # Panics
-    /// If there are no such groups or steps, or the scratch is too short.
+    /// If there are no such groups or steps, or the scratch is neither empty nor what [`PackedWeights::kernel`] asks for.
     pub(crate) fn block(&self, groups: Range, steps: Range, scratch: &mut [Line]) -> (*const Line, usize) {
         let all = self.steps();
         assert!(steps.end <= all && groups.end <= self.n.div_ceil(LANES), "a block of weights");
         match &self.stored {
             Stored::Lines(lines) => (lines[groups.start * all + steps.start..].as_ptr(), all),
+            Stored::Halves(halves) if scratch.is_empty() => {
+                (halves[(groups.start * all + steps.start) * LANES..].as_ptr().cast(), all)
+            }
             Stored::Halves(halves) => {
                 for (group, lines) in groups.zip(scratch.chunks_mut(STEPS)) {
                     let halves = &halves[(group * all + steps.start) * LANES..][..steps.len() * LANES];

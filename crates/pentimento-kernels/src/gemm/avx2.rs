@@ -13,6 +13,14 @@ pub(super) unsafe fn f32(rows: usize, groups: usize, tile: &Tile) {
     each_group(groups, tile, |tile| tiles!(rows, 1, tile, f32_tile, [1 2 3 4 5 6], [1]));
 }
 
+/// f32 factors of which `B` is in f16: 16 halves a line.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX2, FMA and F16C.
+pub(super) unsafe fn f32_of_halves(rows: usize, groups: usize, tile: &Tile) {
+    each_group_of(LANES, groups, tile, |tile| tiles!(rows, 1, tile, f32_of_halves_tile, [1 2 3 4 5 6], [1]));
+}
+
 /// bf16 pairs widened to f32.
 ///
 /// # Safety
@@ -44,24 +52,57 @@ pub(super) unsafe fn int8_weights_left(rows: usize, groups: usize, tile: &Tile) 
 }
 
 fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
+    each_group_of(WORDS, groups, tile, run);
+}
+
+/// Where a line of `B` has so many halves.
+fn each_group_of(halves: usize, groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
     for g in 0..groups {
-        let (b, c) = (tile.b.wrapping_add(g * tile.b_stride), tile.c.wrapping_add(g * LANES));
-        run(&Tile { b, c, ..*tile });
+        let b = tile.b.cast::<u16>().wrapping_add(g * tile.b_stride * halves).cast();
+        run(&Tile { b, c: tile.c.wrapping_add(g * LANES), ..*tile });
     }
 }
 
-/// Defines a tile: the loops are the same for each kind of step. `G` is 1; `load` reads what a step takes of a row of `A`, `add` says
-/// how sums are added to `C`.
+/// Halves in a line of `B`.
+const WORDS: usize = 2 * LANES;
+
+/// A line of words.
+///
+/// # Safety
+/// There is one, aligned to 64 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn words(at: *const u16) -> [__m256; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [_mm256_load_ps(at.cast()), _mm256_load_ps(at.add(LANES).cast())] }
+}
+
+/// A line of f16, widened.
+///
+/// # Safety
+/// There is one.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn halves(at: *const u16) -> [__m256; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [0, 8].map(|half| _mm256_cvtph_ps(_mm_loadu_si128(at.add(half).cast()))) }
+}
+
+/// Defines a tile: the loops are the same for each kind of step. `G` is 1; `columns` reads a line of `B`, which has so many
+/// `halves`, `load` what a step takes of a row of `A`; `add` says how sums are added to `C`.
 macro_rules! define_tile {
     ($name:ident, $load:ident, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
-        #[target_feature(enable = "avx2,fma")]
+        define_tile!($name, "avx2,fma", words, WORDS, $load, $add, |$sum, $a, $b| $step);
+    };
+    ($name:ident, $features:literal, $columns:ident, $halves:expr, $load:ident, $add:ident, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+        #[target_feature(enable = $features)]
         unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
             let mut sums = [[_mm256_setzero_ps(); 2]; M];
             let mut a = tile.a;
-            let mut b = tile.b.cast::<f32>();
+            let mut b = tile.b.cast::<u16>();
             for _ in 0..tile.steps {
-                // SAFETY: B holds `steps` lines of 16 words, each aligned to 64 bytes.
-                let columns = unsafe { [_mm256_load_ps(b), _mm256_load_ps(b.add(8))] };
+                // SAFETY: B holds `steps` lines, those of words each aligned to 64 bytes.
+                let columns = unsafe { $columns(b) };
                 for m in 0..M {
                     // SAFETY: A holds `steps` words in each of M rows, or as many pairs of words.
                     let $a = unsafe { $load(a.add(m * tile.a_stride), tile.a_stride) };
@@ -71,7 +112,7 @@ macro_rules! define_tile {
                     }
                 }
                 a = a.wrapping_add(tile.a_step);
-                b = b.wrapping_add(LANES);
+                b = b.wrapping_add($halves);
             }
             for m in 0..M {
                 for g in 0..2 {
@@ -110,6 +151,10 @@ unsafe fn magnitudes_and_signs(at: *const u32, stride: usize) -> [__m256i; 2] {
 }
 
 define_tile!(f32_tile, word, _mm256_add_ps, |sum, a, b| _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum));
+
+define_tile!(f32_of_halves_tile, "avx2,fma,f16c", halves, LANES, word, _mm256_add_ps, |sum, a, b| {
+    _mm256_fmadd_ps(_mm256_castsi256_ps(a), b, sum)
+});
 
 define_tile!(bf16_emulated_tile, word, _mm256_add_ps, |sum, a, b| {
     let b = _mm256_castps_si256(b);

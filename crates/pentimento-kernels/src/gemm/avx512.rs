@@ -15,6 +15,14 @@ pub(super) unsafe fn f32(rows: usize, groups: usize, tile: &Tile) {
     tiles!(rows, groups, tile, f32_tile, [1 2 3 4 5 6], [1 2 3 4])
 }
 
+/// f32 factors of which `B` is in f16: 16 halves a line.
+///
+/// # Safety
+/// See `Kernel::run`; the machine has AVX-512F.
+pub(super) unsafe fn f32_of_halves(rows: usize, groups: usize, tile: &Tile) {
+    tiles!(rows, groups, tile, f32_of_halves_tile, [1 2 3 4 5 6], [1 2 3 4])
+}
+
 /// bf16 pairs through the dot-product instruction.
 ///
 /// # Safety
@@ -66,16 +74,44 @@ pub(super) unsafe fn int8_emulated_weights_left(rows: usize, groups: usize, tile
 /// Steps of `B` that floats ask for ahead: a block of it is larger than the first-level cache. Bytes gain nothing by it.
 const AHEAD: usize = 8;
 
-/// Defines a tile: the loops are the same for each kind of step. `add` says how sums are added to `C`, `ahead` how many steps of
-/// `B` are asked for ahead, if any.
+/// Halves in a line of `B`.
+const WORDS: usize = 2 * LANES;
+
+/// A line of words.
+///
+/// # Safety
+/// There is one, aligned to 64 bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn words(at: *const u16) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_load_ps(at.cast()) }
+}
+
+/// A line of f16, widened.
+///
+/// # Safety
+/// There is one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn halves(at: *const u16) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+}
+
+/// Defines a tile: the loops are the same for each kind of step. `load` reads a line of `B`, which has so many `halves`; `add` says
+/// how sums are added to `C`, `ahead` how many steps of `B` are asked for ahead, if any.
 macro_rules! define_tile {
     ($name:ident, $features:literal, $add:ident, $ahead:expr, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
+        define_tile!($name, $features, words, WORDS, $add, $ahead, |$sum, $a, $b| $step);
+    };
+    ($name:ident, $features:literal, $load:ident, $halves:expr, $add:ident, $ahead:expr, |$sum:ident, $a:ident, $b:ident| $step:expr) => {
         #[target_feature(enable = $features)]
         unsafe fn $name<const M: usize, const G: usize>(tile: &Tile) {
             let mut sums = [[_mm512_setzero_ps(); G]; M];
             let mut a = tile.a;
-            let mut b = tile.b.cast::<f32>();
-            let group_stride = tile.b_stride * LANES;
+            let mut b = tile.b.cast::<u16>();
+            let group_stride = tile.b_stride * $halves;
             for m in 0..M {
                 for g in 0..G {
                     _mm_prefetch::<_MM_HINT_T0>(tile.c.wrapping_add(m * tile.c_stride + g * LANES).cast());
@@ -84,10 +120,12 @@ macro_rules! define_tile {
             for _ in 0..tile.steps {
                 let mut columns = [_mm512_setzero_ps(); G];
                 for g in 0..G {
-                    // SAFETY: B holds `steps` lines per group, each aligned to 64 bytes.
-                    columns[g] = unsafe { _mm512_load_ps(b.add(g * group_stride)) };
+                    // SAFETY: B holds `steps` lines per group, those of words each aligned to 64 bytes.
+                    columns[g] = unsafe { $load(b.add(g * group_stride)) };
                     if $ahead > 0 {
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(g * group_stride + $ahead * LANES).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(
+                            b.wrapping_add(g * group_stride + $ahead * $halves).cast(),
+                        );
                     }
                 }
                 for m in 0..M {
@@ -99,7 +137,7 @@ macro_rules! define_tile {
                     }
                 }
                 a = a.wrapping_add(tile.a_step);
-                b = b.wrapping_add(LANES);
+                b = b.wrapping_add($halves);
             }
             for m in 0..M {
                 for g in 0..G {
@@ -120,6 +158,16 @@ define_tile!(f32_tile, "avx512f", _mm512_add_ps, AHEAD, |sum, a, b| _mm512_fmadd
     b,
     sum
 ));
+
+define_tile!(
+    f32_of_halves_tile,
+    "avx512f",
+    halves,
+    LANES,
+    _mm512_add_ps,
+    AHEAD,
+    |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), b, sum)
+);
 
 define_tile!(bf16_tile, "avx512f,avx512bf16", _mm512_add_ps, AHEAD, |sum, a, b| {
     // SAFETY: both are 512-bit registers of 16 pairs of bf16.

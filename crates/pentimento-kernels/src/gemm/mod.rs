@@ -21,9 +21,10 @@ use crate::isa::Isa;
 use crate::pack::Precision;
 use crate::scratch::{LANES, Line};
 
-/// Steps in a block of the sum: 256 steps of 64 columns are 64 KiB of `B`, which stays in the second-level cache.
+/// Steps in a block of the sum: 320 steps of 64 columns are 80 KiB of `B`, which stays in the second-level cache. Widths of Stable
+/// Diffusion are multiples of it.
 /// Results depend on it: changing it changes bytes.
-pub(crate) const STEPS: usize = 256;
+pub(crate) const STEPS: usize = 320;
 
 /// Most rows in a register tile.
 pub(crate) const ROWS: usize = 6;
@@ -41,7 +42,7 @@ pub(crate) struct Tile {
     pub(crate) a_stride: usize,
     /// Words from one step of `A` to the next: 1, unless `A` lies as its transpose.
     pub(crate) a_step: usize,
-    /// First line of the first group of `B`.
+    /// First line of the first group of `B`; see [`Kernel::of_halves`] for lines of half the size.
     pub(crate) b: *const Line,
     /// Lines from one group of `B` to the next.
     pub(crate) b_stride: usize,
@@ -77,6 +78,18 @@ impl Kernel {
     /// For weights on the right, or none.
     pub(crate) fn new(isa: Isa, precision: Precision) -> Kernel {
         Kernel::with_weights(Weights::Right, isa, precision)
+    }
+
+    /// For f32 with weights on the right in f16, 16 halves a line of `B`: `None` where such are widened beforehand.
+    pub(crate) fn of_halves(isa: Isa) -> Option<Kernel> {
+        let tile: TileFn = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::f32_of_halves,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 if is_x86_feature_detected!("f16c") => avx2::f32_of_halves,
+            _ => return None,
+        };
+        Some(Kernel { tile, has_integers: false })
     }
 
     pub(crate) fn with_weights(weights: Weights, isa: Isa, precision: Precision) -> Kernel {
