@@ -7,8 +7,6 @@ use crate::scratch::{LANES, Line};
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-per_isa!(pub(crate) fn interleave_pairs(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_pairs_body);
-
 /// `lines[d][lane] = rows[lane][d]`.
 ///
 /// # Panics
@@ -39,6 +37,20 @@ fn interleave_body<A: Arith>(rows: &[&[u32]; LANES], lines: &mut [Line]) {
 }
 
 /// `lines[s][lane] = (rows[lane][2·s], rows[lane][2·s + 1])`, zero past the end.
+///
+/// # Panics
+/// If there are not two values of each row for a line, the last of which may be missing.
+pub(crate) fn interleave_pairs(isa: Isa, rows: &[&[f32]; LANES], lines: &mut [Line]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        // SAFETY: the level was checked when it became current.
+        return unsafe { avx512::interleave_pairs(rows, lines) };
+    }
+    interleave_pairs_plainly(isa, rows, lines);
+}
+
+per_isa!(fn interleave_pairs_plainly(rows: &[&[f32]; LANES], lines: &mut [Line]) = interleave_pairs_body);
+
 #[inline(always)]
 fn interleave_pairs_body<A: Arith>(rows: &[&[f32]; LANES], lines: &mut [Line]) {
     for (step, line) in lines.iter_mut().enumerate() {

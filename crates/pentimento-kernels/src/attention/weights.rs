@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 
 use super::KEPT;
+use crate::activation::exp2;
 use crate::gemm::{GROUPS, Kernel, ROWS, Tile};
 use crate::isa::{Arith, Isa, per_isa};
 use crate::lanes::pair;
@@ -273,32 +274,4 @@ fn weigh_body<A: Arith>(
         strip.sum[from..][..LANES].copy_from_slice(&sum);
     }
     raised
-}
-
-/// The numbers of [`exp2`].
-struct Exp2;
-
-impl Exp2 {
-    /// What lies below is taken for this, whose power is 0.
-    const LEAST: f32 = -127.0;
-    /// Adding it, 1.5 · 2^23 and the bias of an exponent, rounds to an integer, which then lies biased in the low bits.
-    const SHIFTER: f32 = 12_582_912.0 + 127.0;
-    /// Of the polynomial for `2^r` on [-1/2, 1/2], the highest power first: our own Chebyshev fit, with an error of 8e-8. The
-    /// last one need not be exact, since weights are divided by their sum.
-    const TERMS: [f32; 6] =
-        [1.339_086_3e-3, 9.676_032e-3, 5.550_357e-2, 0.240_221_07, std::f32::consts::LN_2, 1.000_000_1];
-}
-
-/// `2^x` for `x` up to [`HEADROOM`] (or NaN), to 2 ulp; from about -126.5 down it is 0.
-#[inline(always)]
-fn exp2<A: Arith>(x: f32) -> f32 {
-    let clamped = if x < Exp2::LEAST { Exp2::LEAST } else { x };
-    let shifted = clamped + Exp2::SHIFTER;
-    let r = clamped - (shifted - Exp2::SHIFTER);
-    let mut p = Exp2::TERMS[0];
-    for term in &Exp2::TERMS[1..] {
-        p = A::fma(p, r, *term);
-    }
-    // 2^n: the biased integer as exponent; for -127 it is 0. A product keeps NaN, unlike an addition to p's exponent.
-    p * f32::from_bits(shifted.to_bits() << 23)
 }

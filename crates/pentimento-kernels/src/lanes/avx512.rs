@@ -27,6 +27,35 @@ pub(super) fn interleave(rows: &[&[u32]; LANES], lines: &mut [Line]) {
     }
 }
 
+/// See [`super::interleave_pairs`].
+///
+/// # Panics
+/// If there are not two values of each row for a line, the last of which may be missing.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn interleave_pairs(rows: &[&[f32]; LANES], lines: &mut [Line]) {
+    let count = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == count) && count.div_ceil(2) >= lines.len(), "rows of pairs");
+    for (at, lines) in lines.chunks_mut(LANES).enumerate() {
+        let from = at * 2 * LANES;
+        let there = ((1_u64 << (2 * lines.len()).min(count - from)) - 1) as u32;
+        let (low, high) = (there as __mmask16, (there >> LANES) as __mmask16);
+        let mut square = [_mm512_setzero_si512(); LANES];
+        for (words, row) in square.iter_mut().zip(rows) {
+            let row = row.as_ptr().wrapping_add(from);
+            // SAFETY: the row holds the values that the masks let through; a register of pairs is as many words.
+            *words = unsafe {
+                let low = _mm512_maskz_loadu_ps(low, row);
+                let high = _mm512_maskz_loadu_ps(high, row.wrapping_add(LANES));
+                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+            };
+        }
+        for (line, words) in lines.iter_mut().zip(transposed(square)) {
+            // SAFETY: a line is an aligned register.
+            unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), words) };
+        }
+    }
+}
+
 /// Columns become rows.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Exp2, HEADROOM, Looked, STRIP, Strip};
+use super::{HEADROOM, Looked, STRIP, Strip};
+use crate::activation::Exp2;
 use crate::attention::KEPT;
 use crate::gemm::ROWS;
 use crate::scratch::{LANES, Line};
@@ -100,7 +101,7 @@ fn load(values: &[f32; STRIP], half: usize) -> __m256 {
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }
 
-/// [`exp2`] of each lane.
+/// [`crate::activation::exp2`] of each lane.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn powers(x: __m256) -> __m256 {

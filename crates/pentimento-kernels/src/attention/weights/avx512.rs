@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Exp2, HEADROOM, Looked, STRIP, Strip};
+use super::{HEADROOM, Looked, STRIP, Strip};
+use crate::activation::Exp2;
 use crate::attention::KEPT;
 use crate::bf16::pair_vectors;
 use crate::gemm::ROWS;
@@ -184,7 +185,7 @@ fn rounded_weights(scores: [__m512; ROWS], lines: &mut [Line]) -> __m512 {
     sum
 }
 
-/// [`super::exp2`] of each lane.
+/// [`crate::activation::exp2`] of each lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 fn exact_powers(x: __m512) -> __m512 {
