@@ -82,7 +82,7 @@ impl WeightsRef<'_> {
     }
 
     /// Elements `[from, from + len)` as f32: where they lie, or widened into `buffer`.
-    fn rows<'b>(&'b self, from: usize, len: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+    pub(crate) fn rows<'b>(&'b self, from: usize, len: usize, buffer: &'b mut Vec<f32>) -> &'b [f32] {
         if let WeightsRef::F32(values) = self {
             return &values[from..from + len];
         }

@@ -120,7 +120,7 @@ unsafe impl GlobalAlloc for PagePool {
                 address
             }
             // SAFETY: a class is not empty.
-            None => unsafe { System.alloc_zeroed(class) },
+            None => in_huge_pages(unsafe { System.alloc_zeroed(class) }, class.size()),
         }
     }
 
@@ -169,7 +169,7 @@ unsafe impl GlobalAlloc for PagePool {
 }
 
 /// Bytes from which a fresh block is asked for in huge pages.
-const HUGE: usize = 32 << 20;
+const HUGE: usize = 4 << 20;
 
 /// Asks the system to back a fresh block with huge pages, if it is a huge one: the first touch of a hundred megabytes of small pages
 /// takes longer than a norm over them, a sixth of a picture's decoding in all. The system may decline.

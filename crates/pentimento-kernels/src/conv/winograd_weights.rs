@@ -16,8 +16,9 @@ use super::winograd::{A, B, FLAT, Form, IN, SQUARE, values_in};
 use crate::bf16::round_slice;
 use crate::int8::Column;
 use crate::isa::{Arith, Isa, per_isa};
+use crate::lanes::interleave;
 use crate::pack::{WeightsRef, fits_f16, zero_halves};
-use crate::scratch::{LANES, Line, floats_mut, halves_mut, prefetch};
+use crate::scratch::{LANES, Line, bits, floats_mut, halves_mut, prefetch};
 
 /// Taps of a kernel.
 const TAPS: usize = 9;
@@ -180,14 +181,23 @@ fn by_taps<T: Send>(
     out: &mut [T],
     store: impl Fn(&[f32], &mut [T]) + Sync,
 ) {
+    let isa = Isa::current();
     out.par_chunks_mut((TAPS * c_in).max(1)).enumerate().for_each_init(
-        || (vec![0.0; TAPS * c_in], vec![0.0; c_in]),
-        |(kernels, plane), (channel, out)| {
-            weights.read(channel * TAPS * c_in, kernels);
-            for (tap, out) in out.chunks_exact_mut(c_in).enumerate() {
-                for (value, kernel) in plane.iter_mut().zip(kernels.chunks_exact(TAPS)) {
-                    *value = kernel[tap];
+        || (Vec::new(), vec![0.0; TAPS * c_in]),
+        |(buffer, planes), (channel, out)| {
+            let kernels = weights.rows(channel * TAPS * c_in, TAPS * c_in, buffer);
+            for (group, kernels) in kernels.chunks(TAPS * LANES).enumerate() {
+                let count = kernels.len() / TAPS;
+                // In the last group the last kernel stands for those that are missing.
+                let kernel = |lane: usize| bits(&kernels[lane.min(count - 1) * TAPS..][..TAPS]);
+                let mut lines = [Line::ZERO; TAPS];
+                interleave(isa, &std::array::from_fn(kernel), &mut lines);
+                let planes = planes.chunks_exact_mut(c_in);
+                for (plane, values) in planes.zip(floats_mut(&mut lines).chunks_exact(LANES)) {
+                    plane[group * LANES..][..count].copy_from_slice(&values[..count]);
                 }
+            }
+            for (plane, out) in planes.chunks_exact(c_in.max(1)).zip(out.chunks_exact_mut(c_in.max(1))) {
                 store(plane, out);
             }
         },
