@@ -3,8 +3,8 @@
 //! A linear layer's `[n, k]` weights become groups of 16 output columns, `[n/16][steps][16]`, the last group filled
 //! with zeros. A step is one `k` in f32, a pair of neighbouring `k` in bf16, or four of them in int8 (filled with zeros).
 //!
-//! Weights for products in f32 that f16 holds exactly, as those of most checkpoints, stay in f16 and are widened a block at a time
-//! as they are used: the same bytes in half the memory.
+//! Weights for products in f32 that f16 holds exactly, as those of most checkpoints, stay in f16 and are widened as they are used, in
+//! the register tile or a block at a time: the same bytes in half the memory.
 
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;

@@ -3,7 +3,7 @@
 //! A layer's result is a new buffer of up to some hundred megabytes, and the layer before has just freed one like it. The
 //! system would take those pages back and hand out others, each cleared at its first touch, which costs 8 % of a UNet
 //! step. [`PagePool`] keeps them instead: blocks of 256 KiB and more, 384 MiB in all, the oldest leave
-//! first. Smaller blocks are the system's own business; fresh ones of 32 MiB and more are asked for in huge pages.
+//! first. Smaller blocks are the system's own business; fresh ones of 4 MiB and more are asked for in huge pages.
 //!
 //! A program opts in with `#[global_allocator]`; without it everything here works, and nothing is kept.
 
@@ -172,7 +172,8 @@ unsafe impl GlobalAlloc for PagePool {
 const HUGE: usize = 4 << 20;
 
 /// Asks the system to back a fresh block with huge pages, if it is a huge one: the first touch of a hundred megabytes of small pages
-/// takes longer than a norm over them, a sixth of a picture's decoding in all. The system may decline.
+/// takes longer than a norm over them, a sixth of a picture's decoding in all, and a fifth of the work of loading a model. The
+/// system may decline.
 #[cfg_attr(
     any(not(target_os = "linux"), miri),
     expect(unused_variables, reason = "elsewhere nothing is asked for")

@@ -144,6 +144,10 @@ pub(super) struct Looked<'a> {
     pub(super) scale: f32,
 }
 
+/// Makes weights of a tile's scores without storing these: of so many groups, see [`Weigher::weigh`].
+#[cfg(target_arch = "x86_64")]
+type Fused = unsafe fn(usize, &Looked, &mut Strip, &mut [Line]) -> bool;
+
 /// How scores become weights in one instruction set and precision.
 #[derive(Clone, Copy)]
 pub(super) struct Weigher {
@@ -171,18 +175,17 @@ impl Weigher {
             "lines of weights"
         );
         #[cfg(target_arch = "x86_64")]
-        match (self.isa, self.precision) {
-            // SAFETY: the level was checked when it became current; the assertions hold.
-            (Isa::Avx512Bf16, Precision::Bf16) => {
-                return unsafe { avx512::weigh_pairs(groups, looked, strip, weights) };
+        {
+            let fused = match (self.isa, self.precision) {
+                (Isa::Avx512Bf16, Precision::Bf16) => Some(avx512::weigh_pairs as Fused),
+                (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => Some(avx512::weigh as Fused),
+                (Isa::Avx2, Precision::F32) => Some(avx2::weigh as Fused),
+                _ => None,
+            };
+            if let Some(fused) = fused {
+                // SAFETY: the level was checked when it became current; the assertions hold.
+                return unsafe { fused(groups, looked, strip, weights) };
             }
-            // SAFETY: as above.
-            (Isa::Avx512 | Isa::Avx512Bf16, Precision::F32) => {
-                return unsafe { avx512::weigh(groups, looked, strip, weights) };
-            }
-            // SAFETY: as above.
-            (Isa::Avx2, Precision::F32) => return unsafe { avx2::weigh(groups, looked, strip, weights) },
-            _ => {}
         }
         let mut scores = [0.0; ROWS * STRIP];
         let tile = Tile {

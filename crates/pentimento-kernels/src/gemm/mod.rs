@@ -82,14 +82,14 @@ impl Kernel {
 
     /// For f32 with weights on the right in f16, 16 halves a line of `B`: `None` where such are widened beforehand.
     pub(crate) fn of_halves(isa: Isa) -> Option<Kernel> {
-        let tile: TileFn = match isa {
+        let tile: Option<TileFn> = match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::f32_of_halves,
+            Isa::Avx512 | Isa::Avx512Bf16 => Some(avx512::f32_of_halves),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 if is_x86_feature_detected!("f16c") => avx2::f32_of_halves,
-            _ => return None,
+            Isa::Avx2 if is_x86_feature_detected!("f16c") => Some(avx2::f32_of_halves),
+            _ => None,
         };
-        Some(Kernel { tile, has_integers: false })
+        tile.map(|tile| Kernel { tile, has_integers: false })
     }
 
     pub(crate) fn with_weights(weights: Weights, isa: Isa, precision: Precision) -> Kernel {
