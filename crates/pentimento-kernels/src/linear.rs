@@ -323,7 +323,7 @@ impl Product<'_> {
         rows: usize,
         columns: Range,
         ask: impl Fn(Range, usize, usize),
-        mut finish: impl FnMut(Range, usize, usize),
+        finish: impl Fn(Range, usize, usize),
     ) {
         let steps = self.w.steps();
         assert!(columns.start.is_multiple_of(LANES) && columns.end <= self.w.n(), "columns of the weights");

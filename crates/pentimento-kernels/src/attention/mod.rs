@@ -11,7 +11,7 @@ mod weights;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Kernel, ROWS, Tile};
+use crate::gemm::{ROWS, Tile};
 use crate::isa::Isa;
 use crate::pack::Precision;
 use crate::rows::{Rows, RowsMut, SharedRows};
@@ -101,9 +101,9 @@ pub fn attention_in(
     let tokens = |rows, wide| Tokens::of(rows, head_dim, precision, wide);
     let (q, k, v) = (tokens(q, wide_q), tokens(k, wide_k), tokens(v, wide_v));
     let isa = Isa::current();
-    let (weigher, kernel) = (Weigher::new(isa, precision), Kernel::new(isa, precision));
+    let weigher = Weigher::new(isa, precision);
     let attention =
-        Attention { isa, precision, weigher, kernel, q, k, v, shape, scale, mask, out: SharedRows::new(out) };
+        Attention { isa, precision, weigher, q, k, v, shape, scale, mask, out: SharedRows::new(out) };
     let items = batch * heads;
     let strips = queries.div_ceil(STRIP);
     let wanted = (4 * rayon::current_num_threads()).div_ceil(items);
@@ -120,7 +120,6 @@ struct Attention<'a> {
     isa: Isa,
     precision: Precision,
     weigher: Weigher,
-    kernel: Kernel,
     q: Tokens<'a>,
     k: Tokens<'a>,
     v: Tokens<'a>,
@@ -246,7 +245,7 @@ impl Attention<'_> {
                 add,
             };
             // SAFETY: values, weights and sums hold these rows, steps and columns by the assertions.
-            unsafe { self.kernel.run(end - row, columns, &tile) };
+            unsafe { self.weigher.kernel.run(end - row, columns, &tile) };
         }
     }
 

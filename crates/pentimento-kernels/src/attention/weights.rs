@@ -153,7 +153,7 @@ type Fused = unsafe fn(usize, &Looked, &mut Strip, &mut [Line]) -> bool;
 pub(super) struct Weigher {
     isa: Isa,
     precision: Precision,
-    kernel: Kernel,
+    pub(super) kernel: Kernel,
 }
 
 impl Weigher {
