@@ -8,8 +8,13 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
+use pentimento_kernels::pages::PagePool;
 use pentimento_kernels::*;
 use rayon::prelude::*;
+
+/// As the program has it: large buffers in huge pages, none of them across two cache lines.
+#[global_allocator]
+static ALLOCATOR: PagePool = PagePool;
 
 /// `(rows, k, n)`
 const LINEAR: [(usize, usize, usize); 7] = [

@@ -41,7 +41,7 @@ impl Quantiser {
         if scale < f32::MIN_POSITIVE {
             return Quantiser::default();
         }
-        Quantiser { scale, zero: (-low / scale).round().clamp(0.0, 255.0) as i32, missing: 0 }
+        Quantiser { scale, zero: ((-low / scale).clamp(0.0, 255.0) + 0.5) as i32, missing: 0 }
     }
 
     /// Steps per one; 0 where nothing can be said.

@@ -183,8 +183,8 @@ impl Layer<'_> {
                 if let Epilogue::Add(added) = self.epilogue {
                     prefetch_row(added.as_ptr().wrapping_add(from), width);
                 }
-                if let SharedRows::Bf16(out) = self.out {
-                    prefetch_row(out.at(from).cast(), width / 2);
+                if let SharedRows::Bf16(_) = self.out {
+                    self.out.prefetch(from, width);
                 }
             }
         };
@@ -194,7 +194,7 @@ impl Layer<'_> {
 }
 
 /// Asks for a register tile's part of a row, of so many words.
-fn prefetch_row(from: *const f32, words: usize) {
+pub(crate) fn prefetch_row(from: *const f32, words: usize) {
     for at in (0..words).step_by(LANES) {
         prefetch(from.wrapping_add(at));
     }
@@ -351,6 +351,13 @@ impl Product<'_> {
                             c_stride,
                             add: step > 0,
                         };
+                        if column == columns.start {
+                            // Later columns find the rows in the second-level cache.
+                            for next in block.end..rows.min(block.end + ROWS) {
+                                let a = self.words.at.wrapping_add(next * self.words.stride + step);
+                                prefetch_row(a.cast(), count);
+                            }
+                        }
                         let is_last = step + count == steps;
                         if is_last {
                             ask(block.clone(), column, width);

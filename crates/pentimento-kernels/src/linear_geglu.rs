@@ -2,9 +2,12 @@
 
 use rayon::prelude::*;
 
-use crate::activation::{geglu_row, near_geglu_row};
-use crate::isa::Isa;
-use crate::linear::{LowRank, Product, Range, TILE_COLUMNS, check_side, task_shape, with_beside, with_words};
+use crate::activation::{gelu_of, near_gelu_of};
+use crate::gemm::ROWS;
+use crate::isa::{Arith, Isa, per_isa};
+use crate::linear::{
+    LowRank, Product, Range, TILE_COLUMNS, check_side, prefetch_row, task_shape, with_beside, with_words,
+};
 use crate::pack::{PackedWeights, Precision};
 use crate::rows::{Rows, RowsMut, SharedRows};
 use crate::scratch::{self, LANES, floats_mut};
@@ -52,52 +55,99 @@ struct Layer<'a> {
 const STRIDE: usize = 2 * TILE_COLUMNS;
 
 impl Layer<'_> {
-    /// One task: for each register tile's columns, values and gates of all its rows, then their products.
+    /// One task: for each register tile's columns the values of all its rows, then tile by tile their gates, each of which
+    /// leaves for the output while it is in the first-level cache.
     fn block(&self, rows: Range, columns: Range) {
-        with_words(self.isa, self.x, self.w, &rows, |words| {
-            with_beside(self.isa, self.side, &rows, |beside| {
+        let (isa, w, n) = (self.isa, self.w, self.w.n() / 2);
+        with_words(isa, self.x, w, &rows, |words| {
+            with_beside(isa, self.side, &rows, |beside| {
                 scratch::with(rows.len() * STRIDE, |lines| {
-                    let buffer = floats_mut(lines);
+                    let buffer = floats_mut(lines).as_mut_ptr();
                     for column in columns.clone().step_by(TILE_COLUMNS) {
                         let width = TILE_COLUMNS.min(columns.end - column);
-                        for (half, first) in [column, self.w.n() / 2 + column].into_iter().enumerate() {
-                            let c = buffer[half * width..].as_mut_ptr();
-                            let (isa, w) = (self.isa, self.w);
-                            let product = Product { isa, w, words, c, c_stride: STRIDE };
-                            let add = |block: Range, column, width| {
-                                if let Some(beside) = beside {
-                                    let c = c.wrapping_add(block.start * STRIDE);
-                                    // SAFETY: as below; the tile is the one that was just written.
-                                    unsafe { beside.add(block, column, width, c, STRIDE) };
-                                }
-                            };
-                            // SAFETY: the buffer holds STRIDE columns of these rows, of which this half is written.
-                            unsafe { product.sum(rows.len(), first..first + width, |_, _, _| {}, add) };
-                        }
-                        self.finish(&rows, column, width, buffer);
+                        let add = |c: *mut f32, block: &Range, column| {
+                            if let Some(beside) = beside {
+                                let c = c.wrapping_add(block.start * STRIDE);
+                                // SAFETY: as below; the tile is the one that was just written.
+                                unsafe { beside.add(block.clone(), column, width, c, STRIDE) };
+                            }
+                        };
+                        let c = buffer;
+                        let product = Product { isa, w, words, c, c_stride: STRIDE };
+                        let finish = |block: Range, column, _| add(c, &block, column);
+                        // SAFETY: the buffer holds STRIDE columns of these rows, of which this half is written.
+                        unsafe { product.sum(rows.len(), column..column + width, |_, _, _| {}, finish) };
+                        let c = buffer.wrapping_add(width);
+                        let product = Product { isa, w, words, c, c_stride: STRIDE };
+                        let ask = |block: Range, _, _| {
+                            for row in block {
+                                prefetch_row(buffer.wrapping_add(row * STRIDE), width);
+                                self.out.prefetch((rows.start + row) * n + column, width);
+                            }
+                        };
+                        let finish = |block: Range, gates, _| {
+                            add(c, &block, gates);
+                            let tile = buffer.wrapping_add(block.start * STRIDE);
+                            // SAFETY: the buffer holds these rows, and nobody writes to them meanwhile.
+                            let pairs = unsafe { std::slice::from_raw_parts(tile, block.len() * STRIDE) };
+                            self.finish(rows.start + block.start, column, width, pairs);
+                        };
+                        // SAFETY: as above.
+                        unsafe { product.sum(rows.len(), n + column..n + column + width, ask, finish) };
                     }
                 });
             });
         });
     }
 
-    fn finish(&self, rows: &Range, column: usize, width: usize, buffer: &mut [f32]) {
+    /// Writes the output's tile from a row and a column on, of values and gates side by side.
+    fn finish(&self, first: usize, column: usize, width: usize, pairs: &[f32]) {
         let n = self.w.n() / 2;
-        for (row, pair) in rows.clone().zip(buffer.chunks_exact_mut(STRIDE)) {
-            let pair = &mut pair[..2 * width];
-            if let Some(bias) = self.bias {
-                let (values, gates) = pair.split_at_mut(width);
-                values.iter_mut().zip(&bias[column..]).for_each(|(value, bias)| *value += bias);
-                gates.iter_mut().zip(&bias[n + column..]).for_each(|(gate, bias)| *gate += bias);
-            }
-            let mut gated = [0.0; TILE_COLUMNS];
-            let gated = &mut gated[..width];
-            match self.w.precision() {
-                Precision::F32 => geglu_row(self.isa, pair, gated),
-                Precision::Bf16 | Precision::Int8 => near_geglu_row(self.isa, pair, gated),
-            }
+        let bias = self.bias.map(|bias| [&bias[column..][..width], &bias[n + column..][..width]]);
+        let mut gated = [[0.0; TILE_COLUMNS]; ROWS];
+        let gated = &mut gated[..pairs.len() / STRIDE];
+        let is_near = self.w.precision() != Precision::F32;
+        gate_tile(self.isa, pairs, width, bias, is_near, gated);
+        for (row, gated) in (first..).zip(gated) {
             // SAFETY: this task alone writes this block of the output.
-            unsafe { self.out.store(self.isa, row * n + column, gated) };
+            unsafe { self.out.store(self.isa, row * n + column, &gated[..width]) };
+        }
+    }
+}
+
+per_isa!(
+    fn gate_tile(
+        pairs: &[f32],
+        width: usize,
+        bias: Option<[&[f32]; 2]>,
+        is_near: bool,
+        gated: &mut [[f32; TILE_COLUMNS]],
+    ) = gate_tile_body
+);
+
+/// Values times their gates' GELU, the nearly exact one or the exact one.
+#[inline(always)]
+fn gate_tile_body<A: Arith>(
+    pairs: &[f32],
+    width: usize,
+    bias: Option<[&[f32]; 2]>,
+    is_near: bool,
+    gated: &mut [[f32; TILE_COLUMNS]],
+) {
+    const NONE: [f32; TILE_COLUMNS] = [0.0; TILE_COLUMNS];
+    let [value_bias, gate_bias] = bias.unwrap_or([&NONE[..width], &NONE[..width]]);
+    for (pair, gated) in pairs.chunks_exact(STRIDE).zip(gated) {
+        let (values, gates) = pair[..2 * width].split_at(width);
+        let values = values.as_chunks::<LANES>().0.iter().zip(value_bias.as_chunks::<LANES>().0);
+        let gates = gates.as_chunks::<LANES>().0.iter().zip(gate_bias.as_chunks::<LANES>().0);
+        for (((value, value_bias), (gate, gate_bias)), out) in
+            values.zip(gates).zip(gated.as_chunks_mut::<LANES>().0)
+        {
+            for lane in 0..LANES {
+                let gate = gate[lane] + gate_bias[lane];
+                let gelu = if is_near { near_gelu_of::<A>(gate) } else { gelu_of::<A>(gate) };
+                out[lane] = (value[lane] + value_bias[lane]) * gelu;
+            }
         }
     }
 }

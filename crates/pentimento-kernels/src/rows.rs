@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::bf16::round_slice;
 use crate::isa::Isa;
-use crate::scratch::SharedOut;
+use crate::scratch::{LANES, SharedOut, prefetch};
 
 /// Activations that a kernel reads.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +80,15 @@ impl SharedRows {
             RowsMut::F32(values) => SharedRows::F32(SharedOut::new(values)),
             RowsMut::Bf16(values) => SharedRows::Bf16(SharedOut::new(values.reinterpret_cast_mut())),
         }
+    }
+
+    /// Asks for so many elements from one on, which may lie behind the end.
+    pub(crate) fn prefetch(&self, from: usize, len: usize) {
+        let (start, words) = match self {
+            SharedRows::F32(out) => (out.at(from), len),
+            SharedRows::Bf16(out) => (out.at(from).cast(), len / 2),
+        };
+        (0..words).step_by(LANES).for_each(|at| prefetch(start.wrapping_add(at)));
     }
 
     /// Writes elements `[from, from + values.len())`.

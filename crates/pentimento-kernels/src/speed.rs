@@ -64,15 +64,14 @@ pub fn fastest_precision() -> Precision {
 }
 
 /// Whether bytes are multiplied so much faster than floats that a convolution's direct sum in them takes less time than
-/// Winograd's algorithm in floats. Measured once in a process.
-pub fn bytes_lead() -> bool {
-    // What the algorithm gains over the direct sum in the same precision.
-    const WINOGRAD_GAIN: f64 = 2.5;
-    static LEAD: LazyLock<bool> = LazyLock::new(|| {
-        let floats = fastest_precision();
+/// Winograd's algorithm in floats, for output pictures of so many pixels. Measured once in a process.
+pub fn bytes_lead(pixels: usize) -> bool {
+    // What the algorithm gains over the direct sum in the same precision; small pictures leave it little to share weights' values among.
+    let winograd_gain = if pixels < 16 * 16 { 1.8 } else { 2.5 };
+    static LEAD: LazyLock<f64> = LazyLock::new(|| match fastest_precision() {
         // Bytes have twice the speed of bf16 wherever that is fast.
-        floats == Precision::F32
-            && measure_precision(Precision::Int8) > WINOGRAD_GAIN * measure_precision(floats)
+        Precision::Bf16 => 2.0,
+        floats => measure_precision(Precision::Int8) / measure_precision(floats),
     });
-    *LEAD
+    *LEAD > winograd_gain
 }

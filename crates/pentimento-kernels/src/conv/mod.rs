@@ -137,7 +137,7 @@ impl PackedConv {
         match precision {
             Precision::F32 => PackedConv::pack_winograd(weights, c_out, c_in, pixels),
             Precision::Bf16 => PackedConv::pack_winograd_bf16(weights, c_out, c_in),
-            Precision::Int8 if bytes_lead() => PackedConv::pack(weights, shape, precision),
+            Precision::Int8 if bytes_lead(pixels) => PackedConv::pack(weights, shape, precision),
             Precision::Int8 => {
                 PackedConv::pack_winograd_int8(weights, c_out, c_in, fastest_precision(), pixels)
             }

@@ -308,8 +308,10 @@ fn the_algorithm_follows_from_the_size() {
     assert_eq!((other.precision(), other.bytes()), (Precision::F32, 4 * w.len()));
     assert_eq!(packed(64, Precision::Int8, 4 * 4), (Precision::Int8, 1));
     // Unless the machine multiplies bytes much faster, it multiplies fewer values in floats, from weights of a byte.
-    let of_bytes = if bytes_lead() { Precision::Int8 } else { fastest_precision() };
-    assert_eq!(packed(64, Precision::Int8, 64 * 64), (of_bytes, 1));
+    for pixels in [8 * 8, 64 * 64] {
+        let of_bytes = if bytes_lead(pixels) { Precision::Int8 } else { fastest_precision() };
+        assert_eq!(packed(64, Precision::Int8, pixels), (of_bytes, 1));
+    }
     assert!(PackedConv::winograd_pays([64, 64, 3, 3], 8 * 8));
     // Too small a picture, too few channels, another kernel.
     assert!(!PackedConv::winograd_pays([64, 64, 3, 3], 4 * 4));
