@@ -13,7 +13,7 @@ use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, part_signs, qu
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
 use crate::rows::{Rows, RowsMut, SharedRows, pairs};
-use crate::scratch::{self, LANES, bytes_mut, floats_mut, prefetch, words_mut};
+use crate::scratch::{self, LANES, bytes_mut, floats_mut, prefetch_row, words_mut};
 
 pub(crate) type Range = std::ops::Range<usize>;
 
@@ -190,13 +190,6 @@ impl Layer<'_> {
         };
         // SAFETY: the caller's promise.
         unsafe { product.sum(rows.len(), columns, ask, finish) };
-    }
-}
-
-/// Asks for a register tile's part of a row, of so many words.
-pub(crate) fn prefetch_row(from: *const f32, words: usize) {
-    for at in (0..words).step_by(LANES) {
-        prefetch(from.wrapping_add(at));
     }
 }
 

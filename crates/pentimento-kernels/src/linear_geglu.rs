@@ -5,12 +5,10 @@ use rayon::prelude::*;
 use crate::activation::{gelu_of, near_gelu_of};
 use crate::gemm::ROWS;
 use crate::isa::{Arith, Isa, per_isa};
-use crate::linear::{
-    LowRank, Product, Range, TILE_COLUMNS, check_side, prefetch_row, task_shape, with_beside, with_words,
-};
+use crate::linear::{LowRank, Product, Range, TILE_COLUMNS, check_side, task_shape, with_beside, with_words};
 use crate::pack::{PackedWeights, Precision};
 use crate::rows::{Rows, RowsMut, SharedRows};
-use crate::scratch::{self, LANES, floats_mut};
+use crate::scratch::{self, LANES, floats_mut, prefetch_row};
 
 /// `out[rows, n] = (x · wᵥᵀ + biasᵥ) · gelu(x · wᵧᵀ + biasᵧ)`, where the weights `[2·n, k]` and the bias hold the
 /// values' half first and then the gates', with a low rank beside the weights where there is one. In f32 the same bytes as

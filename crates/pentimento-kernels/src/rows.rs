@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::bf16::round_slice;
 use crate::isa::Isa;
-use crate::scratch::{LANES, SharedOut, prefetch};
+use crate::scratch::{SharedOut, prefetch_row};
 
 /// Activations that a kernel reads.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ impl SharedRows {
             SharedRows::F32(out) => (out.at(from), len),
             SharedRows::Bf16(out) => (out.at(from).cast(), len / 2),
         };
-        (0..words).step_by(LANES).for_each(|at| prefetch(start.wrapping_add(at)));
+        prefetch_row(start, words);
     }
 
     /// Writes elements `[from, from + values.len())`.

@@ -67,7 +67,14 @@ pub(crate) fn prefetch(address: *const f32) {
     ask::<false>(address);
 }
 
-/// The same for what is read later: into the second-level cache.
+/// The same for a run of so many words.
+pub(crate) fn prefetch_row(from: *const f32, words: usize) {
+    for at in (0..words).step_by(LANES) {
+        prefetch(from.wrapping_add(at));
+    }
+}
+
+/// As [`prefetch`], for what is read later: into the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch_far(address: *const f32) {
     ask::<true>(address);

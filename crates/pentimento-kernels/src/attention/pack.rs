@@ -12,7 +12,7 @@ use crate::isa::{Arith, per_isa};
 use crate::lanes::{interleave, interleave_pairs, pair};
 use crate::pack::Precision;
 use crate::rows::{Rows, pairs};
-use crate::scratch::{LANES, Line, bits, floats_mut, prefetch};
+use crate::scratch::{LANES, Line, bits, floats_mut, prefetch_row};
 
 /// Queries, keys or values as they are packed from.
 #[derive(Clone, Copy)]
@@ -54,9 +54,7 @@ impl<'a> Tokens<'a> {
             Tokens::F32(values) => (values.as_ptr(), from, head_dim),
             Tokens::Pairs(words) => (words.as_ptr().cast(), from / 2, head_dim / 2),
         };
-        for at in (from..from + words + LANES - 1).step_by(LANES) {
-            prefetch(start.wrapping_add(at));
-        }
+        prefetch_row(start.wrapping_add(from), words + LANES - 1);
     }
 }
 
