@@ -285,7 +285,18 @@ impl Beside<'_> {
                 let (b, b_stride) = self.up.block(groups.clone(), step..step + count, lines);
                 let a = self.words.at.wrapping_add(rows.start * self.words.stride + step);
                 let a_stride = self.words.stride;
-                let tile = Tile { steps: count, a, a_stride, a_step: 1, b, b_stride, c, c_stride, add: true };
+                let tile = Tile {
+                    steps: count,
+                    a,
+                    a_stride,
+                    a_step: 1,
+                    b,
+                    b_stride,
+                    c,
+                    c_stride,
+                    add: true,
+                    next: b,
+                };
                 // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
                 unsafe { kernel.run(rows.len(), width, &tile) };
             }
@@ -343,6 +354,7 @@ impl Product<'_> {
                             c,
                             c_stride,
                             add: step > 0,
+                            next: b,
                         };
                         if column == columns.start {
                             // Later columns find the rows in the second-level cache.

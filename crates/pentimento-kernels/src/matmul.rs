@@ -85,6 +85,7 @@ impl Product<'_> {
                         c: self.out.at((item * self.m + row) * self.n + column),
                         c_stride: self.n,
                         add: step > 0,
+                        next: b_lines.as_ptr(),
                     };
                     // SAFETY: the ranges lie inside the operands, and this task alone writes this block.
                     unsafe { self.kernel.run(ROWS.min(rows.end - row), width, &tile) };

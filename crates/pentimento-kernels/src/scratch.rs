@@ -64,7 +64,14 @@ pub(crate) fn floats_mut(lines: &mut [Line]) -> &mut [f32] {
 /// Asks for the cache line at `address`, which may be any address: a hint, never a fault.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const f32) {
-    ask::<false>(address);
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and a prefetch does not access memory in the language's sense.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// The same for a run of so many words.
@@ -72,27 +79,6 @@ pub(crate) fn prefetch_row(from: *const f32, words: usize) {
     for at in (0..words).step_by(LANES) {
         prefetch(from.wrapping_add(at));
     }
-}
-
-/// As [`prefetch`], for what is read later: into the second-level cache.
-#[inline(always)]
-pub(crate) fn prefetch_far(address: *const f32) {
-    ask::<true>(address);
-}
-
-#[inline(always)]
-fn ask<const LATER: bool>(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of x86-64, and a prefetch does not access memory in the language's sense.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        match LATER {
-            false => _mm_prefetch::<_MM_HINT_T0>(address.cast()),
-            true => _mm_prefetch::<_MM_HINT_T1>(address.cast()),
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 thread_local! {

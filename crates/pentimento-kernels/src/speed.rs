@@ -32,6 +32,7 @@ pub fn measure_precision(precision: Precision) -> f64 {
             c: sums.as_mut_ptr(),
             c_stride: GROUPS * LANES,
             add: false,
+            next: b.as_ptr(),
         };
         let round = || {
             let start = Instant::now();

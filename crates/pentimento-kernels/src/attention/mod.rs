@@ -243,6 +243,7 @@ impl Attention<'_> {
                 c: sums[row * STRIP..].as_mut_ptr(),
                 c_stride: STRIP,
                 add,
+                next: weights.as_ptr(),
             };
             // SAFETY: values, weights and sums hold these rows, steps and columns by the assertions.
             unsafe { self.weigher.kernel.run(end - row, columns, &tile) };

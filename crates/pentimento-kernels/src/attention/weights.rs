@@ -198,6 +198,7 @@ impl Weigher {
             c: scores.as_mut_ptr(),
             c_stride: STRIP,
             add: false,
+            next: looked.queries.as_ptr(),
         };
         // SAFETY: keys, queries and scores hold one whole tile.
         unsafe { self.kernel.run(ROWS, groups * LANES, &tile) };

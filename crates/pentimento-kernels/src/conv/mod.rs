@@ -482,6 +482,7 @@ impl Layer<'_> {
             c: self.out.at(self.at(spot, channel)),
             c_stride: self.pixels,
             add: step > 0,
+            next: lines.as_ptr(),
         };
         // SAFETY: channels, pixels and steps lie inside the operands, `gather` filled the lines, and this task alone
         // writes these pixels of these channels.

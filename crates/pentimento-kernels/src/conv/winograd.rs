@@ -26,7 +26,7 @@ use super::patches::Window;
 use super::winograd_weights::{PanelPart, PanelShape, WinogradWeights};
 use crate::gemm::{GROUPS, ROWS, Tile};
 use crate::pack::Precision;
-use crate::scratch::{self, LANES, Line, floats_mut, prefetch_far};
+use crate::scratch::{self, LANES, Line, floats_mut};
 pub(super) use transforms::{A, B, FLAT, IN, SQUARE, values_in};
 use transforms::{OUT, pixels_of, values_of};
 
@@ -213,7 +213,7 @@ struct Run {
 
 impl Plan<'_> {
     /// Tiles of an image.
-    fn tiles(&self) -> usize {
+    fn tiles_in_image(&self) -> usize {
         self.across * self.down
     }
 
@@ -224,7 +224,7 @@ impl Plan<'_> {
 
     /// Tiles that are cut into groups one behind the other: all, or an image's where groups do not span images.
     fn sequence(&self) -> usize {
-        self.tiles() * if self.spans_images() { self.batch } else { 1 }
+        self.tiles_in_image() * if self.spans_images() { self.batch } else { 1 }
     }
 
     /// Groups in the batch.
@@ -243,7 +243,7 @@ impl Plan<'_> {
     /// Where a tile lies. Tiles follow each other image by image, in each in strips of 16 (the last may be narrower), strip by
     /// strip from left to right and in each in reading order: so groups that follow each other share inputs.
     fn place(&self, tile: usize) -> Place {
-        let (image, tile) = (tile / self.tiles(), tile % self.tiles());
+        let (image, tile) = (tile / self.tiles_in_image(), tile % self.tiles_in_image());
         let strip = tile / (LANES * self.down);
         let (left, within) = (strip * LANES, tile % (LANES * self.down));
         let end = self.across.min(left + LANES);
@@ -458,33 +458,60 @@ impl Plan<'_> {
         assert!(sums.len() >= values * plane && plane >= channels * groups, "sums");
         assert!(panel.len() >= self.panel_lines() && channels <= PANEL_ROWS, "weights' values");
         let (first, words) = (steps.start / per_word, steps.len().div_ceil(per_word));
+        // Where the part behind this one begins: after the last one the next panel's first.
+        let following = if steps.end < self.layer.w.c_in() { first + words } else { 0 };
         for at in 0..values {
-            for row in (0..channels).step_by(ROWS) {
-                let a = panel[at * self.panel.value_stride + row * self.panel.row_lines..].as_ptr();
-                let rows = ROWS.min(channels - row);
-                let next = inputs.as_ptr().wrapping_add((at + 1) * self.stride + first);
-                for group in 0..groups {
-                    for line in (row / ROWS..words).step_by(PANEL_ROWS / ROWS) {
-                        prefetch_far(next.wrapping_add(group * values * self.stride + line).cast());
-                    }
-                }
-                for group in (0..groups).step_by(GROUPS) {
+            // A register tile's inputs stay in the first-level cache for all of the panel's channels.
+            for group in (0..groups).step_by(GROUPS) {
+                let width = GROUPS.min(groups - group);
+                // What is multiplied after them: further groups in this value, then the first ones in the next.
+                let (next_group, next_value, next_first) = match (group + width < groups, at + 1 < values) {
+                    (true, _) => (group + width, at, first),
+                    (false, true) => (0, at + 1, first),
+                    (false, false) => (0, 0, following),
+                };
+                for (tile, rows) in self.register_tiles(channels, width, words).enumerate() {
+                    let b = inputs.as_ptr().wrapping_add((group * values + at) * self.stride + first);
+                    // Each of the first tiles asks for a group of these.
+                    let next = (next_group + tile) * values + next_value;
+                    let next = match tile < GROUPS.min(groups - next_group) {
+                        true => inputs.as_ptr().wrapping_add(next * self.stride + next_first),
+                        false => b,
+                    };
+                    let a = &panel[at * self.panel.value_stride + rows.start * self.panel.row_lines..];
                     let tile = Tile {
                         steps: words,
-                        a: a.cast(),
+                        a: a.as_ptr().cast(),
                         a_stride: self.panel.row_lines * LANES,
                         a_step: 1,
-                        b: inputs.as_ptr().wrapping_add((group * values + at) * self.stride + first),
+                        b,
                         b_stride: values * self.stride,
-                        c: sums[at * plane + row * groups + group..].as_mut_ptr().cast(),
+                        c: sums[at * plane + rows.start * groups + group..].as_mut_ptr().cast(),
                         c_stride: groups * LANES,
                         add: steps.start > 0,
+                        next,
                     };
                     // SAFETY: the operands hold these channels and groups by the assertions above.
-                    unsafe { self.layer.kernel.run(rows, GROUPS.min(groups - group) * LANES, &tile) };
+                    unsafe { self.layer.kernel.run(rows.len(), width * LANES, &tile) };
                 }
             }
         }
+    }
+
+    /// A panel's channels by register tiles, each of so many groups and steps.
+    fn register_tiles(
+        &self,
+        channels: usize,
+        groups: usize,
+        steps: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let mut row = 0;
+        std::iter::from_fn(move || {
+            let left = channels.checked_sub(row).filter(|left| *left > 0)?;
+            let rows = row..row + self.layer.kernel.rows_in_tile(left, groups, steps);
+            row = rows.end;
+            Some(rows)
+        })
     }
 
     /// Writes a group's pixels in a channel, cropped to the picture, with bias and additions.

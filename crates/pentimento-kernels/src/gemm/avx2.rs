@@ -59,7 +59,8 @@ fn each_group(groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
 fn each_group_of(halves: usize, groups: usize, tile: &Tile, run: impl Fn(&Tile)) {
     for g in 0..groups {
         let b = tile.b.cast::<u16>().wrapping_add(g * tile.b_stride * halves).cast();
-        run(&Tile { b, c: tile.c.wrapping_add(g * LANES), ..*tile });
+        let next = if g == 0 { tile.next } else { b };
+        run(&Tile { b, c: tile.c.wrapping_add(g * LANES), next, ..*tile });
     }
 }
 
@@ -100,7 +101,10 @@ macro_rules! define_tile {
             let mut sums = [[_mm256_setzero_ps(); 2]; M];
             let mut a = tile.a;
             let mut b = tile.b.cast::<u16>();
+            let mut next = tile.next;
             for _ in 0..tile.steps {
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                next = next.wrapping_add(1);
                 // SAFETY: B holds `steps` lines, those of words each aligned to 64 bytes.
                 let columns = unsafe { $columns(b) };
                 for m in 0..M {

@@ -1,18 +1,29 @@
-//! The register tile in AVX-512: up to 6 rows by 4 registers of 16 columns, 24 sums held in registers.
+//! The register tile in AVX-512: up to 6 rows by 4 registers of 16 columns, 24 sums held in registers, or 12 rows by one.
 //!
 //! Registers are typed as f32 throughout; sums of integers lie in their bits.
 
 use std::arch::x86_64::*;
 
-use super::{Tile, tiles};
+use super::{TALL_ROWS, TALL_STEPS, Tile, tiles};
 use crate::scratch::LANES;
+
+/// Expands to the tile compiled for these rows and groups.
+macro_rules! all_tiles {
+    ($rows:expr, $groups:expr, $tile:expr, $function:ident) => {
+        match ($rows, $groups) {
+            // SAFETY: the caller of the dispatching function promises what the tile needs.
+            (TALL_ROWS, 1) => unsafe { $function::<TALL_ROWS, 1>($tile) },
+            _ => tiles!($rows, $groups, $tile, $function, [1 2 3 4 5 6], [1 2 3 4]),
+        }
+    };
+}
 
 /// f32 factors, one fused multiply-add per step and 16 columns.
 ///
 /// # Safety
 /// See `Kernel::run`; the machine has AVX-512F.
 pub(super) unsafe fn f32(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, f32_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, f32_tile)
 }
 
 /// f32 factors of which `B` is in f16: 16 halves a line.
@@ -20,7 +31,7 @@ pub(super) unsafe fn f32(rows: usize, groups: usize, tile: &Tile) {
 /// # Safety
 /// See `Kernel::run`; the machine has AVX-512F.
 pub(super) unsafe fn f32_of_halves(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, f32_of_halves_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, f32_of_halves_tile)
 }
 
 /// bf16 pairs through the dot-product instruction.
@@ -28,7 +39,7 @@ pub(super) unsafe fn f32_of_halves(rows: usize, groups: usize, tile: &Tile) {
 /// # Safety
 /// See `Kernel::run`; the machine has AVX512_BF16.
 pub(super) unsafe fn bf16(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, bf16_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, bf16_tile)
 }
 
 /// bf16 pairs widened to f32: two fused multiply-adds per step.
@@ -36,7 +47,7 @@ pub(super) unsafe fn bf16(rows: usize, groups: usize, tile: &Tile) {
 /// # Safety
 /// See `Kernel::run`; the machine has AVX-512F.
 pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, bf16_emulated_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, bf16_emulated_tile)
 }
 
 /// Unsigned bytes of `A` with signed ones of `B` through the dot-product instruction.
@@ -44,7 +55,7 @@ pub(super) unsafe fn bf16_emulated(rows: usize, groups: usize, tile: &Tile) {
 /// # Safety
 /// See `Kernel::run`; the machine has AVX512_VNNI.
 pub(super) unsafe fn int8(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, int8_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, int8_tile)
 }
 
 /// Signed bytes of `A` with unsigned ones of `B`.
@@ -52,7 +63,7 @@ pub(super) unsafe fn int8(rows: usize, groups: usize, tile: &Tile) {
 /// # Safety
 /// See `Kernel::run`; the machine has AVX512_VNNI.
 pub(super) unsafe fn int8_weights_left(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, int8_weights_left_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, int8_weights_left_tile)
 }
 
 /// As [`int8`], by bytes widened to 16 bits: the same sums.
@@ -60,7 +71,7 @@ pub(super) unsafe fn int8_weights_left(rows: usize, groups: usize, tile: &Tile) 
 /// # Safety
 /// See `Kernel::run`; the machine has AVX-512F and BW.
 pub(super) unsafe fn int8_emulated(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, int8_emulated_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, int8_emulated_tile)
 }
 
 /// As [`int8_weights_left`], by bytes widened to 16 bits.
@@ -68,7 +79,7 @@ pub(super) unsafe fn int8_emulated(rows: usize, groups: usize, tile: &Tile) {
 /// # Safety
 /// See `Kernel::run`; the machine has AVX-512F and BW.
 pub(super) unsafe fn int8_emulated_weights_left(rows: usize, groups: usize, tile: &Tile) {
-    tiles!(rows, groups, tile, int8_emulated_weights_left_tile, [1 2 3 4 5 6], [1 2 3 4])
+    all_tiles!(rows, groups, tile, int8_emulated_weights_left_tile)
 }
 
 /// Steps of `B` that floats ask for ahead: a block of it is larger than the first-level cache. Bytes gain nothing by it.
@@ -112,32 +123,39 @@ macro_rules! define_tile {
             let mut a = tile.a;
             let mut b = tile.b.cast::<u16>();
             let group_stride = tile.b_stride * $halves;
+            let mut next = tile.next;
             for m in 0..M {
                 for g in 0..G {
                     _mm_prefetch::<_MM_HINT_T0>(tile.c.wrapping_add(m * tile.c_stride + g * LANES).cast());
                 }
             }
-            for _ in 0..tile.steps {
-                let mut columns = [_mm512_setzero_ps(); G];
-                for g in 0..G {
-                    // SAFETY: B holds `steps` lines per group, those of words each aligned to 64 bytes.
-                    columns[g] = unsafe { $load(b.add(g * group_stride)) };
-                    if $ahead > 0 {
-                        _mm_prefetch::<_MM_HINT_T0>(
-                            b.wrapping_add(g * group_stride + $ahead * $halves).cast(),
-                        );
-                    }
-                }
-                for m in 0..M {
-                    // SAFETY: A holds `steps` words in each of M rows.
-                    let $a = unsafe { _mm512_set1_epi32(*a.add(m * tile.a_stride).cast()) };
+            // Addresses of rows are sums that wait for one another: with twelve they take as long as two steps' products.
+            let together = if M == TALL_ROWS { TALL_STEPS } else { 1 };
+            for _ in 0..tile.steps / together {
+                for step in 0..together {
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    next = next.wrapping_add(1);
+                    let mut columns = [_mm512_setzero_ps(); G];
                     for g in 0..G {
-                        let ($sum, $b) = (sums[m][g], columns[g]);
-                        sums[m][g] = $step;
+                        // SAFETY: B holds `steps` lines per group, those of words each aligned to 64 bytes.
+                        columns[g] = unsafe { $load(b.add(g * group_stride)) };
+                        if $ahead > 0 {
+                            _mm_prefetch::<_MM_HINT_T0>(
+                                b.wrapping_add(g * group_stride + $ahead * $halves).cast(),
+                            );
+                        }
                     }
+                    for m in 0..M {
+                        // SAFETY: A holds `steps` words in each of M rows, side by side where several are taken together.
+                        let $a = unsafe { _mm512_set1_epi32(*a.add(m * tile.a_stride + step).cast()) };
+                        for g in 0..G {
+                            let ($sum, $b) = (sums[m][g], columns[g]);
+                            sums[m][g] = $step;
+                        }
+                    }
+                    b = b.wrapping_add($halves);
                 }
-                a = a.wrapping_add(tile.a_step);
-                b = b.wrapping_add($halves);
+                a = a.wrapping_add(if together == 1 { tile.a_step } else { together });
             }
             for m in 0..M {
                 for g in 0..G {

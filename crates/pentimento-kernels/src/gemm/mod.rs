@@ -26,8 +26,14 @@ use crate::scratch::{LANES, Line};
 /// Results depend on it: changing it changes bytes.
 pub(crate) const STEPS: usize = 320;
 
-/// Most rows in a register tile.
+/// Most rows in a register tile; see [`Kernel::rows_in_tile`] for those of a single group.
 pub(crate) const ROWS: usize = 6;
+
+/// The same in AVX-512 where there is one group of columns: six sums would wait for one another.
+const TALL_ROWS: usize = 12;
+
+/// Steps that such a tile takes together: their number is a multiple of it, and `a_step` is 1.
+const TALL_STEPS: usize = 2;
 
 /// Most groups of 16 columns in a register tile.
 pub(crate) const GROUPS: usize = 4;
@@ -52,9 +58,12 @@ pub(crate) struct Tile {
     pub(crate) c_stride: usize,
     /// Add to `C` rather than overwrite it.
     pub(crate) add: bool,
+    /// What will be read after this tile, or `b` where nobody knows: one of these lines is asked for at each step, into the
+    /// second-level cache. A hint that may be any address; many at once would hold up what the tile itself reads.
+    pub(crate) next: *const Line,
 }
 
-/// `fn(rows, groups, tile)`, with `1 <= rows <= ROWS` and `1 <= groups <= GROUPS`.
+/// `fn(rows, groups, tile)`, with `1 <= groups <= GROUPS` and no more rows than [`Kernel::rows_in_tile`].
 type TileFn = unsafe fn(usize, usize, &Tile);
 
 /// The register tile of one instruction set and precision.
@@ -63,6 +72,8 @@ pub(crate) struct Kernel {
     tile: TileFn,
     /// What is in `C`'s elements.
     has_integers: bool,
+    /// Most rows in a tile of one group.
+    most_rows: usize,
 }
 
 /// Which factor are the weights: bytes are signed in these and unsigned in the other.
@@ -89,7 +100,7 @@ impl Kernel {
             Isa::Avx2 if is_x86_feature_detected!("f16c") => Some(avx2::f32_of_halves),
             _ => None,
         };
-        tile.map(|tile| Kernel { tile, has_integers: false })
+        tile.map(|tile| Kernel { tile, has_integers: false, most_rows: most_rows(isa) })
     }
 
     pub(crate) fn with_weights(weights: Weights, isa: Isa, precision: Precision) -> Kernel {
@@ -98,7 +109,13 @@ impl Kernel {
             Precision::Bf16 => half(isa),
             Precision::Int8 => bytes(isa, weights),
         };
-        Kernel { tile, has_integers: precision == Precision::Int8 }
+        Kernel { tile, has_integers: precision == Precision::Int8, most_rows: most_rows(isa) }
+    }
+
+    /// Rows of the next tile, where so many are left, of so many groups and steps that lie side by side.
+    pub(crate) fn rows_in_tile(self, rows: usize, groups: usize, steps: usize) -> usize {
+        let is_tall = rows >= self.most_rows && groups == 1 && steps.is_multiple_of(TALL_STEPS);
+        if is_tall { self.most_rows } else { rows.min(ROWS) }
     }
 
     /// Runs a tile whose last group may be narrower than 16: `columns` of `C` are written, the rest is left alone.
@@ -107,8 +124,9 @@ impl Kernel {
     /// `tile`'s pointers must be valid for `rows` rows, `columns` rounded up to 16 columns of `B`, exactly `columns`
     /// columns of `C`, and its steps; `C` must not be accessed by anyone else meanwhile.
     pub(crate) unsafe fn run(self, rows: usize, columns: usize, tile: &Tile) {
-        debug_assert!((1..=ROWS).contains(&rows) && (1..=GROUPS * LANES).contains(&columns));
         let groups = columns.div_ceil(LANES);
+        debug_assert!((1..=GROUPS).contains(&groups));
+        debug_assert!(rows > 0 && self.rows_in_tile(rows, groups, tile.steps) == rows);
         if columns.is_multiple_of(LANES) {
             // SAFETY: the caller's promise; the level was checked when it became current.
             unsafe { (self.tile)(rows, groups, tile) };
@@ -124,10 +142,10 @@ impl Kernel {
     /// As `run`.
     unsafe fn run_narrow(self, rows: usize, columns: usize, groups: usize, tile: &Tile) {
         let mut buffer = [0.0_f32; ROWS * GROUPS * LANES];
-        let c = buffer.as_mut_ptr();
+        let (c, c_stride) = (buffer.as_mut_ptr(), groups * LANES);
         // SAFETY: the buffer holds the largest tile; the other operands are as the caller promised.
-        unsafe { (self.tile)(rows, groups, &Tile { c, c_stride: GROUPS * LANES, add: false, ..*tile }) };
-        for (row, sums) in buffer.chunks_exact(GROUPS * LANES).take(rows).enumerate() {
+        unsafe { (self.tile)(rows, groups, &Tile { c, c_stride, add: false, ..*tile }) };
+        for (row, sums) in buffer.chunks_exact(c_stride).take(rows).enumerate() {
             // SAFETY: `columns` elements of this row are `C`'s, by the caller's promise.
             let target = unsafe { std::slice::from_raw_parts_mut(tile.c.add(row * tile.c_stride), columns) };
             for (out, sum) in target.iter_mut().zip(sums) {
@@ -139,6 +157,11 @@ impl Kernel {
             }
         }
     }
+}
+
+/// Most rows in a tile of one group.
+fn most_rows(isa: Isa) -> usize {
+    if isa >= Isa::Avx512 { TALL_ROWS } else { ROWS }
 }
 
 /// Whether unsigned bytes of `A`, less 128, are taken as magnitudes and signs (0 or 255), a row of the former followed by one of

@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use half::f16;
+
 use super::{AT_A, AT_B, PanelPart, TAPS, Taps, WinogradWeights, ZERO};
-use crate::conv::winograd::{A, B, FLAT, Form, IN, SQUARE};
+use crate::conv::winograd::{A, B, FLAT, Form, IN, SQUARE, values_in};
 use crate::isa::Isa;
 use crate::scratch::{LANES, Line, prefetch};
 
@@ -22,106 +24,168 @@ pub(super) fn knows(form: Form, isa: Isa) -> bool {
 /// The machine [`knows`] the form.
 pub(super) unsafe fn expand(weights: &WinogradWeights, part: &PanelPart, panel: &mut [Line]) {
     let PanelPart { c_in, ref channels, ref steps, shape } = *part;
-    let each = match weights.form {
-        Form::Square => in_f32::<SQUARE>,
-        Form::Flat => in_f32::<FLAT>,
-        Form::FlatPairs => in_pairs,
-    };
     assert!(steps.len() <= shape.row_lines * LANES * weights.form.per_word(), "rows of a panel");
+    assert!(steps.end <= c_in, "input channels");
     for (row, channel) in channels.clone().enumerate() {
-        let kernels = Kernels { taps: &weights.taps, channel, c_in, end: steps.end };
+        let taps = channel * TAPS * c_in..(channel + 1) * TAPS * c_in;
+        let panel = Rows { panel: &mut panel[row * shape.row_lines..], stride: shape.value_stride };
         // SAFETY: the caller's promise.
-        unsafe { each(&kernels, steps.clone(), &mut panel[row * shape.row_lines..], shape.value_stride) };
-    }
-}
-
-/// The values of some input channels of an output channel, `stride` lines from one to the next, as pairs of bf16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn in_pairs(kernels: &Kernels, steps: Range<usize>, panel: &mut [Line], stride: usize) {
-    for (line, from) in steps.step_by(2 * LANES).enumerate() {
-        let (low, high) = (kernels.columns::<FLAT>(from), kernels.columns::<FLAT>(from + LANES));
-        for y in 0..FLAT + 2 {
-            let (low, high) = (along(&low, y), along(&high, y));
-            for x in 0..IN {
-                let out = &mut panel[(y * IN + x) * stride + line];
-                // SAFETY: a line is as long as the register and aligned so; a __m512bh is 32 halves.
-                unsafe {
-                    let pairs =
-                        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high[x], low[x]));
-                    _mm512_store_si512(std::ptr::from_mut(out).cast(), pairs);
+        unsafe {
+            match &weights.taps {
+                Taps::F32(all) => {
+                    row_of(weights.form, &Kernels { taps: &all[taps], scale: 1.0, c_in }, steps, panel)
+                }
+                Taps::F16(all) => {
+                    row_of(weights.form, &Kernels { taps: &all[taps], scale: 1.0, c_in }, steps, panel)
+                }
+                Taps::Int8(all, scales) => {
+                    let scale = scales[channel];
+                    row_of(weights.form, &Kernels { taps: &all[taps], scale, c_in }, steps, panel);
                 }
             }
         }
     }
 }
 
-/// The same in f32, for tiles with H rows of pixels.
+/// A panel from an output channel's row of its first value on.
+struct Rows<'a> {
+    panel: &'a mut [Line],
+    /// Lines from one value to the next.
+    stride: usize,
+}
+
+/// The values of some input channels of an output channel.
+///
+/// # Safety
+/// The machine [`knows`] the form.
+unsafe fn row_of<T: Tap>(form: Form, kernels: &Kernels<T>, steps: &Range<usize>, panel: Rows) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match form {
+            Form::Square => in_f32::<SQUARE, T>(kernels, steps, panel),
+            Form::Flat => in_f32::<FLAT, T>(kernels, steps, panel),
+            Form::FlatPairs => in_pairs(kernels, steps, panel),
+        }
+    }
+}
+
+/// As pairs of bf16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn in_pairs<T: Tap>(kernels: &Kernels<T>, steps: &Range<usize>, Rows { panel, stride }: Rows) {
+    for (line, from) in steps.clone().step_by(2 * LANES).enumerate() {
+        kernels.ask(from);
+        // Not by a closure, whose result would go through memory.
+        let (middle, end) = (steps.end.min(from + LANES), steps.end.min(from + 2 * LANES));
+        let (low, high) = (kernels.columns::<FLAT>(from..middle), kernels.columns::<FLAT>(middle..end));
+        assert!(panel.len() > (values_in(FLAT) - 1) * stride + line, "lines of a panel");
+        for y in 0..FLAT + 2 {
+            let (low, high) = (along(&low, y), along(&high, y));
+            for x in 0..IN {
+                let out = panel.as_mut_ptr().wrapping_add((y * IN + x) * stride + line);
+                // SAFETY: the line lies inside by the assertion, is as long as the register and aligned so; a __m512bh is 32
+                // halves.
+                unsafe {
+                    let pairs =
+                        std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high[x], low[x]));
+                    _mm512_store_si512(out.cast(), pairs);
+                }
+            }
+        }
+    }
+}
+
+/// In f32, for tiles with H rows of pixels.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn in_f32<const H: usize>(kernels: &Kernels, steps: Range<usize>, panel: &mut [Line], stride: usize) {
-    for (line, from) in steps.step_by(LANES).enumerate() {
-        let columns = kernels.columns::<H>(from);
+fn in_f32<const H: usize, T: Tap>(kernels: &Kernels<T>, steps: &Range<usize>, Rows { panel, stride }: Rows) {
+    for (line, from) in steps.clone().step_by(LANES).enumerate() {
+        kernels.ask(from);
+        let columns = kernels.columns::<H>(from..steps.end.min(from + LANES));
+        assert!(panel.len() > (values_in(H) - 1) * stride + line, "lines of a panel");
         for y in 0..H + 2 {
             let values = along(&columns, y);
             for x in 0..IN {
-                let out = &mut panel[(y * IN + x) * stride + line];
-                // SAFETY: a line is as long as the register and aligned so.
-                unsafe { _mm512_store_ps(std::ptr::from_mut(out).cast(), values[x]) };
+                let out = panel.as_mut_ptr().wrapping_add((y * IN + x) * stride + line);
+                // SAFETY: the line lies inside by the assertion, is as long as the register and aligned so.
+                unsafe { _mm512_store_ps(out.cast(), values[x]) };
             }
+        }
+    }
+}
+
+/// How a tap is stored.
+trait Tap {
+    /// The taps of the lanes in the mask, zero in the others.
+    ///
+    /// # Safety
+    /// Those taps can be read, and the machine has AVX-512 with BW and VL.
+    unsafe fn load(from: *const Self, lanes: __mmask16, scale: f32) -> __m512;
+}
+
+impl Tap for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const f32, lanes: __mmask16, _scale: f32) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_maskz_loadu_ps(lanes, from) }
+    }
+}
+
+impl Tap for f16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const f16, lanes: __mmask16, _scale: f32) -> __m512 {
+        // SAFETY: the caller's promise; an f16 has two bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, from.cast())) }
+    }
+}
+
+impl Tap for i8 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load(from: *const i8, lanes: __mmask16, scale: f32) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let steps = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes, from));
+            _mm512_mul_ps(_mm512_cvtepi32_ps(steps), _mm512_set1_ps(scale))
         }
     }
 }
 
 /// The kernels of an output channel.
-struct Kernels<'a> {
-    taps: &'a Taps,
-    channel: usize,
+struct Kernels<'a, T> {
+    /// `[9][c_in]`.
+    taps: &'a [T],
+    /// What a step means, of such that are stored in steps.
+    scale: f32,
     c_in: usize,
-    /// Input channels that count.
-    end: usize,
 }
 
-impl Kernels<'_> {
-    /// The columns of the kernels of 16 input channels from one on, transformed downwards: the first H + 2 values of each.
+impl<T: Tap> Kernels<'_, T> {
+    /// Asks for the kernels of the next output channel, from an input channel on: each weight comes from far away and is used once
+    /// per task.
+    #[inline(always)]
+    fn ask(&self, from: usize) {
+        for tap in TAPS..2 * TAPS {
+            prefetch(self.taps.as_ptr().wrapping_add(tap * self.c_in + from).cast());
+        }
+    }
+
+    /// The columns of the kernels of up to 16 input channels, transformed downwards: the first H + 2 values of each.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn columns<const H: usize>(&self, from: usize) -> [[__m512; IN]; 3] {
+    fn columns<const H: usize>(&self, steps: Range<usize>) -> [[__m512; IN]; 3] {
+        let (lanes, from) = (((1_u32 << steps.len()) - 1) as __mmask16, steps.start.min(self.c_in));
+        assert!(steps.end <= self.c_in && self.taps.len() >= TAPS * self.c_in, "taps of a kernel");
+        let taps = self.taps.as_ptr();
+        // SAFETY: the taps of the lanes lie inside by the assertion.
+        let load =
+            |tap: usize| unsafe { T::load(taps.wrapping_add(tap * self.c_in + from), lanes, self.scale) };
         let mut columns = [[_mm512_setzero_ps(); IN]; 3];
         for x in 0..3 {
-            let column = [self.load(x, from), self.load(x + 3, from), self.load(x + 6, from)];
+            let column = [load(x), load(x + 3), load(x + 6)];
             columns[x] = if H == FLAT { transform_down(column) } else { transform(column) };
         }
         columns
-    }
-
-    /// A tap of 16 input channels, zero where there are fewer; asks for the same of the next output channel, since each weight
-    /// comes from far away and is used once per task.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn load(&self, tap: usize, from: usize) -> __m512 {
-        let count = self.end.saturating_sub(from).min(LANES);
-        let first = (self.channel * TAPS + tap) * self.c_in + from.min(self.end);
-        let (mask, next) = (((1_u32 << count) - 1) as __mmask16, TAPS * self.c_in);
-        match self.taps {
-            Taps::F32(taps) => {
-                let taps = taps[first..][..count].as_ptr();
-                prefetch(taps.wrapping_add(next));
-                // SAFETY: the masked load reads `count` values of the slice.
-                unsafe { _mm512_maskz_loadu_ps(mask, taps) }
-            }
-            Taps::F16(taps) => {
-                let taps = taps[first..][..count].as_ptr();
-                prefetch(taps.wrapping_add(next).cast());
-                // SAFETY: as above; an f16 has two bytes.
-                _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, taps.cast()) })
-            }
-            Taps::Int8(taps, scales) => {
-                let taps = taps[first..][..count].as_ptr();
-                prefetch(taps.wrapping_add(next).cast());
-                // SAFETY: as above.
-                let steps = _mm512_cvtepi8_epi32(unsafe { _mm_maskz_loadu_epi8(mask, taps) });
-                _mm512_mul_ps(_mm512_cvtepi32_ps(steps), _mm512_set1_ps(scales[self.channel]))
-            }
-        }
     }
 }
 
