@@ -3,7 +3,8 @@
 //! A layer's result is a new buffer of up to some hundred megabytes, and the layer before has just freed one like it. The
 //! system would take those pages back and hand out others, each cleared at its first touch, which costs 8 % of a UNet
 //! step. [`PagePool`] keeps them instead: blocks of 256 KiB and more, 384 MiB in all, the oldest leave
-//! first. Smaller blocks are the system's own business; fresh ones of 4 MiB and more are asked for in huge pages.
+//! first. Fresh ones are mapped each by itself, where that can be done: they are zeros without being written to, and leave no holes.
+//! Those of 4 MiB and more are asked for in huge pages. Smaller blocks are the system's allocator's business.
 //!
 //! A program opts in with `#[global_allocator]`; without it everything here works, and nothing is kept.
 
@@ -101,8 +102,7 @@ unsafe impl GlobalAlloc for PagePool {
         let kept = Kept::lock().take(class.size());
         match kept {
             Some(block) => std::ptr::with_exposed_provenance_mut(block.address),
-            // SAFETY: a class is not empty.
-            None => in_huge_pages(unsafe { System.alloc(class) }, class.size()),
+            None => fresh(class),
         }
     }
 
@@ -119,8 +119,7 @@ unsafe impl GlobalAlloc for PagePool {
                 unsafe { address.write_bytes(0, layout.size()) };
                 address
             }
-            // SAFETY: a class is not empty.
-            None => in_huge_pages(unsafe { System.alloc_zeroed(class) }, class.size()),
+            None => fresh(class),
         }
     }
 
@@ -130,8 +129,8 @@ unsafe impl GlobalAlloc for PagePool {
             return unsafe { System.dealloc(address, layout) };
         };
         if class.size() > MOST_KEPT {
-            // SAFETY: the block was made with this layout.
-            return unsafe { System.dealloc(address, class) };
+            // SAFETY: the block was made with this layout, and is nobody's now.
+            return unsafe { free(address, class) };
         }
         loop {
             let mut kept = Kept::lock();
@@ -151,8 +150,8 @@ unsafe impl GlobalAlloc for PagePool {
             // SAFETY: the caller's promise.
             (None, None) => unsafe { System.realloc(address, layout, new_size) },
             (Some(old), Some(new)) if old == new => address,
-            // SAFETY: the block was made with the old class's layout, and the system keeps its alignment.
-            (Some(old), Some(new)) => unsafe { System.realloc(address, old, new.size()) },
+            // SAFETY: the block was made with the old class's layout, and belongs to the caller.
+            (Some(old), Some(new)) => unsafe { resize(address, old, new) },
             (_, _) => {
                 // SAFETY: a new block of the wanted layout; what both hold is copied, and the old one freed.
                 unsafe {
@@ -168,37 +167,73 @@ unsafe impl GlobalAlloc for PagePool {
     }
 }
 
-/// Bytes from which a fresh block is asked for in huge pages.
+/// Bytes from which a fresh block is asked for in huge pages: the first touch of a hundred megabytes of small pages takes longer than
+/// a norm over them, a sixth of a picture's decoding in all, and a fifth of the work of loading a model. The system may decline.
+#[cfg(all(target_os = "linux", not(miri)))]
 const HUGE: usize = 4 << 20;
 
-/// Asks the system to back a fresh block with huge pages, if it is a huge one: the first touch of a hundred megabytes of small pages
-/// takes longer than a norm over them, a sixth of a picture's decoding in all, and a fifth of the work of loading a model. The
-/// system may decline.
-#[cfg_attr(
-    any(not(target_os = "linux"), miri),
-    expect(unused_variables, reason = "elsewhere nothing is asked for")
-)]
-fn in_huge_pages(address: *mut u8, size: usize) -> *mut u8 {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    if size >= HUGE && !address.is_null() {
-        let skipped = address.align_offset(SMALL_PAGE);
-        // SAFETY: whole pages of the block, which is nobody else's; the advice changes nothing of what they hold.
-        unsafe {
-            let first = address.add(skipped).cast();
-            libc::madvise(first, (size - skipped) / SMALL_PAGE * SMALL_PAGE, libc::MADV_HUGEPAGE);
-        }
+/// A block of zeros from the system, null if it has none. Its allocator would write the zeros of a block that is aligned to
+/// more than 16 bytes, page by small page, and thereby do the first touch of a model's weights on one thread.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn fresh(class: Layout) -> *mut u8 {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, wherever the system finds room.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), class.size(), access, kind, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return std::ptr::null_mut();
     }
-    address
+    if class.size() >= HUGE {
+        // SAFETY: the block that was just mapped; the advice changes nothing of what it holds.
+        unsafe { libc::madvise(address, class.size(), libc::MADV_HUGEPAGE) };
+    }
+    address.cast()
 }
 
-/// The largest page that Linux has for small ones.
-#[cfg(all(target_os = "linux", not(miri)))]
-const SMALL_PAGE: usize = 64 << 10;
+#[cfg(any(not(target_os = "linux"), miri))]
+fn fresh(class: Layout) -> *mut u8 {
+    // SAFETY: a class is not empty.
+    unsafe { System.alloc_zeroed(class) }
+}
+
+/// Gives a block back to the system.
+///
+/// # Safety
+/// It comes from [`fresh`] with this class, or from [`resize`] to it, and is nobody's now.
+unsafe fn free(address: *mut u8, class: Layout) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        libc::munmap(address.cast(), class.size());
+    }
+    #[cfg(any(not(target_os = "linux"), miri))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        System.dealloc(address, class);
+    }
+}
+
+/// Makes a block larger or smaller and keeps what both hold; null, and the block as it was, if the system has no room.
+///
+/// # Safety
+/// As [`free`], but that the block is the caller's.
+unsafe fn resize(address: *mut u8, old: Layout, new: Layout) -> *mut u8 {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        // SAFETY: the caller's promise.
+        let moved = unsafe { libc::mremap(address.cast(), old.size(), new.size(), libc::MREMAP_MAYMOVE) };
+        if moved == libc::MAP_FAILED { std::ptr::null_mut() } else { moved.cast() }
+    }
+    #[cfg(any(not(target_os = "linux"), miri))]
+    // SAFETY: the caller's promise; the alignment is the same.
+    unsafe {
+        System.realloc(address, old, new.size())
+    }
+}
 
 fn give_back(block: Block) {
-    if let Ok(layout) = Layout::from_size_align(block.size, ALIGN) {
-        // SAFETY: the block was kept by `dealloc`, which knew it to be made with this layout, and is nobody's now.
-        unsafe { System.dealloc(std::ptr::with_exposed_provenance_mut(block.address), layout) };
+    if let Ok(class) = Layout::from_size_align(block.size, ALIGN) {
+        // SAFETY: the block was kept by `dealloc`, which knew it to be made with this class, and is nobody's now.
+        unsafe { free(std::ptr::with_exposed_provenance_mut(block.address), class) };
     }
 }
 

@@ -82,7 +82,8 @@ pub(super) unsafe fn int8_emulated_weights_left(rows: usize, groups: usize, tile
     all_tiles!(rows, groups, tile, int8_emulated_weights_left_tile)
 }
 
-/// Steps of `B` that floats ask for ahead: a block of it is larger than the first-level cache. Bytes gain nothing by it.
+/// Steps of `B` that floats ask for ahead: a block of it is larger than the first-level cache. Bytes gain nothing by it, nor by
+/// asking for what is read next.
 const AHEAD: usize = 8;
 
 /// Halves in a line of `B`.
@@ -133,8 +134,10 @@ macro_rules! define_tile {
             let together = if M == TALL_ROWS { TALL_STEPS } else { 1 };
             for _ in 0..tile.steps / together {
                 for step in 0..together {
-                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                    next = next.wrapping_add(1);
+                    if $ahead > 0 {
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        next = next.wrapping_add(1);
+                    }
                     let mut columns = [_mm512_setzero_ps(); G];
                     for g in 0..G {
                         // SAFETY: B holds `steps` lines per group, those of words each aligned to 64 bytes.
