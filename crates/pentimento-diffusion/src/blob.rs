@@ -82,10 +82,27 @@ impl Blob {
         match &self.content {
             // Both ends are within the slice, so they fit its index.
             Content::Held(bytes) => Ok(Cow::Borrowed(&bytes[range.start as usize..range.end as usize])),
-            Content::File(open) => open.read(range).map(Cow::Owned).map_err(|error| {
-                LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {}", self.label), error)
-            }),
+            Content::File(_) => {
+                let mut bytes = vec![0; (range.end - range.start) as usize];
+                self.read_into(range.start, &mut bytes).map(|()| Cow::Owned(bytes))
+            }
         }
+    }
+
+    /// Fills `bytes` with those from a place on.
+    ///
+    /// # Errors
+    /// As [`Blob::piece`].
+    pub(crate) fn read_into(&self, start: u64, bytes: &mut [u8]) -> Result<(), LoadError> {
+        let end = start.saturating_add(bytes.len() as u64);
+        self.check(start..end)?;
+        match &self.content {
+            Content::Held(held) => bytes.copy_from_slice(&held[start as usize..end as usize]),
+            Content::File(open) => open.read(start, bytes).map_err(|error| {
+                LoadError::caused_by(LoadErrorKind::Malformed, format!("cannot read {}", self.label), error)
+            })?,
+        }
+        Ok(())
     }
 
     /// Whether a piece lies within it.
@@ -120,10 +137,8 @@ impl Blob {
 }
 
 impl OpenFile {
-    fn read(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        let read = read_exact_at(&self.file, &mut bytes, range.start);
+    fn read(&self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let read = read_exact_at(&self.file, bytes, start);
         // Looked at after the bytes were taken: had they changed before, it would show.
         let now = self.file.metadata()?;
         if now.len() != self.length || last_change(&now) != self.changed {
@@ -131,7 +146,7 @@ impl OpenFile {
                 "it has changed since it was opened; put a new file in its place by renaming, and load the model again",
             ));
         }
-        read.map(|()| bytes)
+        read
     }
 }
 

@@ -29,7 +29,9 @@ pub(crate) use pentimento_kernels::pages::{self, stale};
 use pentimento_kernels::{
     AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Rows, RowsMut, Upsample,
 };
-pub(crate) use pentimento_kernels::{PackedConv, PackedWeights, Padding, Precision, fastest_precision};
+pub(crate) use pentimento_kernels::{
+    PackedConv, PackedWeights, Padding, Precision, WeightsRef, fastest_precision,
+};
 use std::sync::Arc;
 
 /// `y = x·Wᵀ + b` over the last dimension.

@@ -8,9 +8,9 @@ use crate::{
     blob::Blob,
     error::{LoadError, LoadErrorKind},
     files::ModelFiles,
-    ops::stale,
+    ops::{WeightsRef, stale},
 };
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{bf16, f16, slice::HalfFloatSliceExt, vec::HalfBitsVecExt};
 use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use sha2::Sha256;
@@ -31,6 +31,25 @@ pub(crate) struct StoredTensor {
     pub(crate) dtype: String,
 }
 
+/// Values of a tensor.
+#[derive(Debug)]
+pub(crate) enum StoredValues {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl StoredValues {
+    /// As kernels pack them.
+    pub(crate) fn for_packing(&self) -> WeightsRef<'_> {
+        match self {
+            StoredValues::F32(values) => WeightsRef::F32(values),
+            StoredValues::F16(values) => WeightsRef::F16(values),
+            StoredValues::Bf16(values) => WeightsRef::Bf16(values),
+        }
+    }
+}
+
 /// Files of named tensors. What the names mean is no business of a source: see [`crate::weights::Weights`].
 pub(crate) trait WeightSource: Send + Sync {
     /// The files, as messages name them.
@@ -44,6 +63,14 @@ pub(crate) trait WeightSource: Send + Sync {
     /// # Errors
     /// When there is none of this name, or when its storage type is not read.
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError>;
+
+    /// The same as they are stored, where weights can be packed from that: half of the bytes go through memory.
+    ///
+    /// # Errors
+    /// As [`WeightSource::read`].
+    fn read_as_stored(&self, name: &str) -> Result<StoredValues, LoadError> {
+        self.read(name).map(StoredValues::F32)
+    }
 
     /// Values for a tensor of any name and shape, from a source that makes them up; none from files.
     fn invent(&self, _name: &str, _shape: &[usize]) -> Option<Vec<f32>> {
@@ -111,6 +138,33 @@ impl SafetensorsFiles {
         self.shards.push(blob);
         Ok(())
     }
+
+    /// Where a tensor lies, the bytes of one of its values and how these become f32. Checked before memory is taken: what lies
+    /// outside of the file is no tensor.
+    fn find(&self, name: &str) -> Result<(&Blob, &Place, usize, Widen), LoadError> {
+        let place = self.places.get(name).ok_or_else(|| absent(self, name))?;
+        let shard = &self.shards[place.shard];
+        let Some((size, widen)) = widening(place.dtype) else {
+            let (label, stored) = (shard.label(), place.dtype);
+            let message = format!(
+                "{label}: tensor '{name}' is stored as {stored:?}; F32, F16, BF16, F8_E4M3 and F8_E5M2 are read"
+            );
+            return Err(LoadError::new(LoadErrorKind::Unsupported, message));
+        };
+        shard.check(place.start..place.end)?;
+        Ok((shard, place, size, widen))
+    }
+}
+
+/// Values of two bytes, as they are stored.
+fn read_halves(shard: &Blob, place: &Place) -> Result<Vec<u16>, LoadError> {
+    let mut values = vec![0_u16; (place.end - place.start) as usize / 2];
+    values.par_chunks_mut(READ_AT_ONCE).enumerate().try_for_each(|(index, values)| {
+        shard.read_into(place.start + (index * READ_AT_ONCE * 2) as u64, bytemuck::cast_slice_mut(values))?;
+        values.iter_mut().for_each(|value| *value = u16::from_le(*value));
+        Ok(())
+    })?;
+    Ok(values)
 }
 
 impl WeightSource for SafetensorsFiles {
@@ -124,17 +178,7 @@ impl WeightSource for SafetensorsFiles {
     }
 
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError> {
-        let place = self.places.get(name).ok_or_else(|| absent(self, name))?;
-        let shard = &self.shards[place.shard];
-        let Some((size, widen)) = widening(place.dtype) else {
-            let (label, stored) = (shard.label(), place.dtype);
-            let message = format!(
-                "{label}: tensor '{name}' is stored as {stored:?}; F32, F16, BF16, F8_E4M3 and F8_E5M2 are read"
-            );
-            return Err(LoadError::new(LoadErrorKind::Unsupported, message));
-        };
-        // Checked before memory is taken: what lies outside of the file is no tensor.
-        shard.check(place.start..place.end)?;
+        let (shard, place, size, widen) = self.find(name)?;
         let mut values = stale((place.end - place.start) as usize / size);
         values.par_chunks_mut(READ_AT_ONCE).enumerate().try_for_each(|(index, values)| {
             let start = place.start + (index * READ_AT_ONCE * size) as u64;
@@ -142,6 +186,15 @@ impl WeightSource for SafetensorsFiles {
             Ok(())
         })?;
         Ok(values)
+    }
+
+    fn read_as_stored(&self, name: &str) -> Result<StoredValues, LoadError> {
+        let (shard, place, ..) = self.find(name)?;
+        Ok(match place.dtype {
+            Dtype::F16 => StoredValues::F16(read_halves(shard, place)?.reinterpret_into()),
+            Dtype::BF16 => StoredValues::Bf16(read_halves(shard, place)?.reinterpret_into()),
+            _ => StoredValues::F32(self.read(name)?),
+        })
     }
 
     fn hash_into(&self, hash: &mut Sha256) -> Result<(), LoadError> {

@@ -13,7 +13,7 @@ use crate::{
     ops::{PackedConv, PackedWeights},
     packed::{Layer, LayerKind, Packed},
     precision::floats,
-    source::{SafetensorsFiles, WeightSource, absent},
+    source::{SafetensorsFiles, StoredValues, WeightSource, absent},
 };
 use candle_core::{DType, Device, Tensor};
 use sha2::Sha256;
@@ -147,6 +147,17 @@ impl Weights {
                 Ok(zeros)
             }
             Some(faults) => faults.look_at(name, shape, self.read(name, shape)),
+        }
+    }
+
+    /// The same to be packed: as they are stored, where the whole stored tensor is wanted.
+    fn values_for_packing(&self, name: &str, shape: &[usize]) -> Result<StoredValues, LoadError> {
+        if self.faults.is_some() || !self.tensors.contains_key(name) {
+            return self.values(name, shape).map(StoredValues::F32);
+        }
+        match self.origin(name, shape)? {
+            Origin { view: View::Whole, stored, .. } => self.source.read_as_stored(stored),
+            _ => self.values(name, shape).map(StoredValues::F32),
         }
     }
 
@@ -343,8 +354,8 @@ impl<'a> Scope<'a> {
         if self.weights.only_looked_for(&self.at("weight").prefix, shape) {
             return Ok(Arc::new(PackedWeights::pack([0.0f32].as_slice(), 1, 1, self.precision)));
         }
-        let weight = self.values("weight", shape)?;
-        let weight = Arc::new(PackedWeights::pack(weight.as_slice(), shape[0], shape[1], self.precision));
+        let weight = self.weights.values_for_packing(&self.at("weight").prefix, shape)?;
+        let weight = Arc::new(PackedWeights::pack(weight.for_packing(), shape[0], shape[1], self.precision));
         self.share(LayerKind::Linear(weight.clone()), shape);
         Ok(weight)
     }
@@ -360,8 +371,8 @@ impl<'a> Scope<'a> {
         if self.weights.only_looked_for(&self.at("weight").prefix, &shape) {
             return Ok(Arc::new(PackedConv::pack([0.0f32].as_slice(), [1; 4], self.precision)));
         }
-        let weight = self.values("weight", &shape)?;
-        let weight = Arc::new(PackedConv::pack_for(weight.as_slice(), shape, self.precision, self.pixels));
+        let weight = self.weights.values_for_packing(&self.at("weight").prefix, &shape)?;
+        let weight = Arc::new(PackedConv::pack_for(weight.for_packing(), shape, self.precision, self.pixels));
         self.share(LayerKind::Conv(weight.clone()), &shape);
         Ok(weight)
     }

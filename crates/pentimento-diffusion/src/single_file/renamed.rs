@@ -9,7 +9,7 @@
 use super::names::{self, Stored, any_below};
 use crate::{
     error::LoadError,
-    source::{StoredTensor, WeightSource, absent},
+    source::{StoredTensor, StoredValues, WeightSource, absent},
 };
 use sha2::Sha256;
 use std::{collections::BTreeMap, sync::Arc};
@@ -70,6 +70,10 @@ impl WeightSource for Renamed {
 
     fn read(&self, name: &str) -> Result<Vec<f32>, LoadError> {
         self.source.read(self.stored.get(name).ok_or_else(|| absent(self, name))?)
+    }
+
+    fn read_as_stored(&self, name: &str) -> Result<StoredValues, LoadError> {
+        self.source.read_as_stored(self.stored.get(name).ok_or_else(|| absent(self, name))?)
     }
 
     fn hash_into(&self, hash: &mut Sha256) -> Result<(), LoadError> {

@@ -67,7 +67,10 @@ impl WinogradWeights {
         let len = c_out * TAPS * c_in;
         let taps = if form == Form::FlatPairs || fits_f16(weights) {
             let mut taps = zero_halves(len);
-            by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row));
+            match weights {
+                WeightsRef::F16(kernels) => halves_by_taps(kernels, c_in, &mut taps),
+                _ => by_taps(weights, c_in, &mut taps, |row, out| out.convert_from_f32_slice(row)),
+            }
             Taps::F16(taps)
         } else {
             let mut taps = vec![0.0; len];
@@ -172,6 +175,16 @@ per_isa!(fn widen_steps(steps: &[i8], scale: f32, to: &mut [f32]) = widen_steps_
 #[inline(always)]
 fn widen_steps_body<A: Arith>(steps: &[i8], scale: f32, to: &mut [f32]) {
     to.iter_mut().zip(steps).for_each(|(to, steps)| *to = f32::from(*steps) * scale);
+}
+
+/// As [`by_taps`], where nothing is converted.
+fn halves_by_taps(kernels: &[f16], c_in: usize, out: &mut [f16]) {
+    let channel = (TAPS * c_in).max(1);
+    out.par_chunks_mut(channel).zip(kernels.par_chunks(channel)).for_each(|(out, kernels)| {
+        for (tap, row) in out.chunks_exact_mut(c_in.max(1)).enumerate() {
+            row.iter_mut().zip(kernels.as_chunks::<TAPS>().0).for_each(|(to, kernel)| *to = kernel[tap]);
+        }
+    });
 }
 
 /// Parts each output channel's kernels into nine rows over the input channels; `store` converts such a row.
