@@ -1,8 +1,12 @@
 """A whole picture by Pentimento and by OpenVINO, each timed from the start of its process, in turns.
 
-    python whole.py FOLDER PENTIMENTO [--dtypes bf16,f32] [--rounds 1]
+    python whole.py FOLDER PENTIMENTO [--dtypes bf16,f32] [--rounds 1] [--touch GIB]
 
 FOLDER comes from make.py, and peer.py has converted its networks. Image-to-image, 512×512: 12 of 20 steps, guidance 7.5.
+
+A virtual machine may get the memory that its processes ask for from its host, page by page, which can take seconds of a start
+and depends on what ran before. With --touch so much memory is written to and freed before each process, so that both
+find it there.
 """
 
 import argparse
@@ -16,6 +20,12 @@ import time
 import numpy
 from picture import GUIDANCE, NEGATIVE, PROMPT, STEPS, STRENGTH
 from PIL import Image
+
+
+def touch(gib):
+    """Has another process write to so many GiB and free them."""
+    write = f"import numpy; numpy.full({gib} << 30, 1, numpy.uint8)"
+    subprocess.run([sys.executable, "-c", write], check=True)
 
 
 def timed(command):
@@ -34,6 +44,7 @@ def main():
     parser.add_argument("pentimento", type=pathlib.Path)
     parser.add_argument("--dtypes", default="bf16,f32")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--touch", type=int, default=0)
     typed = parser.parse_args()
     folder = typed.folder
     grey = (numpy.arange(3 * 512 * 512) * 37 % 251).astype(numpy.uint8)
@@ -43,8 +54,10 @@ def main():
             ours = [typed.pentimento, "generate", "--model", folder / "model", "--dtype", dtype, "--sampler", "DDIM"]
             ours += ["--prompt", PROMPT, "--negative", NEGATIVE, "--init", folder / "init.png", "--quiet", "--seed", "1"]
             ours += ["--steps", STEPS, "--strength", STRENGTH, "--cfg", GUIDANCE]
+            touch(typed.touch)
             took, peak = timed([*ours, "--out", folder / f"pentimento-{dtype}.png"])
             print(f"pentimento-{dtype}: {took:.1f} s from process start, peak memory {peak:.2f} GiB", flush=True)
+            touch(typed.touch)
             peer = [sys.executable, pathlib.Path(__file__).with_name("picture.py"), folder, dtype]
             told = json.loads(subprocess.run(peer, check=True, capture_output=True, text=True).stdout)
             print(

@@ -5,8 +5,9 @@ use rayon::prelude::*;
 
 use crate::bf16::round_slice;
 use crate::isa::{Arith, Isa, per_isa};
+use crate::lanes::interleave;
 use crate::rows::RowsMut;
-use crate::scratch::{self, LANES, floats_mut};
+use crate::scratch::{self, LANES, Line, bits, floats_mut, prefetch};
 
 /// `x`, `[batch, rows, columns]`, to `out`, `[batch, columns, rows]`, with `added` of `out`'s shape added if there is one.
 ///
@@ -47,14 +48,9 @@ pub fn transpose(x: &[f32], [batch, rows, columns]: [usize; 3], added: Option<&[
     }
 }
 
-per_isa!(
-    fn transpose_strip(x: &[f32], columns: usize, first: usize, added: Option<&[f32]>, out: &mut [f32]) =
-        transpose_strip_body
-);
-
 /// Up to 16 columns from `first` on, 16 rows at a time.
-#[inline(always)]
-fn transpose_strip_body<A: Arith>(
+fn transpose_strip(
+    isa: Isa,
     x: &[f32],
     columns: usize,
     first: usize,
@@ -62,25 +58,44 @@ fn transpose_strip_body<A: Arith>(
     out: &mut [f32],
 ) {
     let (rows, width) = (x.len() / columns, LANES.min(columns - first));
+    let mut square = [Line::ZERO; LANES];
     for row in (0..rows).step_by(LANES) {
-        let height = LANES.min(rows - row);
-        let mut tile = [[0.0_f32; LANES]; LANES];
-        for y in 0..height {
-            let from = &x[(row + y) * columns + first..][..width];
-            for lane in 0..width {
-                tile[lane][y] = from[lane];
-            }
+        // Rows are far apart in memory.
+        for ahead in row + LANES..row + 2 * LANES {
+            prefetch(x.as_ptr().wrapping_add(ahead * columns + first));
         }
-        for lane in 0..width {
-            let at = lane * rows + row;
-            let to = &mut out[at..at + height];
-            match added {
-                None => to.copy_from_slice(&tile[lane][..height]),
-                Some(added) => {
-                    for ((to, value), more) in to.iter_mut().zip(&tile[lane]).zip(&added[at..at + height]) {
-                        *to = value + more;
-                    }
-                }
+        // In the last square the last row stands for those that are missing.
+        let from = |y: usize| bits(&x[(row + y).min(rows - 1) * columns + first..][..width]);
+        interleave(isa, &std::array::from_fn(from), &mut square[..width]);
+        store_square(isa, &square[..width], rows, row, added, out);
+    }
+}
+
+per_isa!(
+    fn store_square(square: &[Line], rows: usize, row: usize, added: Option<&[f32]>, out: &mut [f32]) =
+        store_square_body
+);
+
+/// Writes a strip's values for up to 16 rows from `row` on.
+#[inline(always)]
+fn store_square_body<A: Arith>(
+    square: &[Line],
+    rows: usize,
+    row: usize,
+    added: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let height = LANES.min(rows - row);
+    for (lane, line) in square.iter().enumerate() {
+        let at = lane * rows + row;
+        let to = &mut out[at..at + height];
+        let values = line.0[..height].iter().map(|bits| f32::from_bits(*bits));
+        match added {
+            None => to.iter_mut().zip(values).for_each(|(to, value)| *to = value),
+            Some(added) => {
+                prefetch(added.as_ptr().wrapping_add(at + LANES));
+                let more = added[at..at + height].iter();
+                to.iter_mut().zip(values.zip(more)).for_each(|(to, (value, more))| *to = value + more);
             }
         }
     }
