@@ -10,7 +10,7 @@ use crate::activation::silu_of;
 use crate::bf16::round_slice;
 use crate::isa::{Arith, Isa, per_isa};
 use crate::rows::RowsMut;
-use crate::scratch::{self, floats_mut};
+use crate::scratch::{self, LANES, floats_mut};
 
 /// What follows a normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,14 +202,19 @@ per_isa!(
 
 #[inline(always)]
 fn moments_body<A: Arith>(x: &[f32], sums: &mut [f64; 2]) {
-    let (mut sum, mut squares) = ([0.0_f64; 16], [0.0_f64; 16]);
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for lane in 0..16 {
-            let value = f64::from(chunk[lane]);
-            sum[lane] += value;
-            squares[lane] += value * value;
+    let (mut sum, mut squares) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    // Two loops over what the first-level cache holds: of one the compiler makes pairs of a value and its square.
+    for chunks in chunks.chunks(64) {
+        for chunk in chunks {
+            for lane in 0..LANES {
+                sum[lane] += f64::from(chunk[lane]);
+            }
+        }
+        for chunk in chunks {
+            for lane in 0..LANES {
+                squares[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+            }
         }
     }
     for (lane, value) in rest.iter().enumerate() {
