@@ -6,7 +6,7 @@
 
 use crate::{
     error::{LoadError, Result},
-    ops::{self, Activation, Heads, LayerNorm, Linear},
+    ops::{self, Activation, Heads, LayerNorm, Linear, Mask},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -65,15 +65,19 @@ impl Layer {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.norm1.forward(x)?;
-        let (q, k, v) = (self.query.forward(&y)?, self.key.forward(&y)?, self.value.forward(&y)?);
         let heads = Heads { count: self.heads, precision: self.query.precision() };
-        let mixed = match self.sight {
-            Sight::All => ops::attention(&q, &k, &v, heads)?,
-            Sight::Back => ops::causal_attention(&q, &k, &v, heads)?,
+        let takes = Linear::taken_by([&self.query, &self.key, &self.value]);
+        let y = self.norm1.forward_for(x, takes)?;
+        let of = |layer: &Linear| layer.forward_for(&y, heads.precision);
+        let (q, k, v) = (of(&self.query)?, of(&self.key)?, of(&self.value)?);
+        let mask = match self.sight {
+            Sight::All => Mask::None,
+            Sight::Back => Mask::Causal,
         };
+        let mixed = ops::attention_for(&q, &k, &v, heads, mask, self.out.takes())?;
         let x = self.out.forward_add(&mixed, x)?;
-        let y = self.fc1.forward_act(&self.norm2.forward(&x)?, self.activation)?;
+        let y = self.norm2.forward_for(&x, self.fc1.takes())?;
+        let y = self.fc1.forward_act_for(&y, self.activation, self.fc2.takes())?;
         self.fc2.forward_add(&y, &x)
     }
 }

@@ -27,10 +27,10 @@ use pentimento_kernels as kernels;
 use pentimento_kernels::pages::stale_halves;
 pub(crate) use pentimento_kernels::pages::{self, stale};
 use pentimento_kernels::{
-    AttentionShape, ConvOptions, Epilogue, LowRank, Mask, NormActivation, Rows, RowsMut, Upsample,
+    AttentionShape, ConvOptions, Epilogue, LowRank, NormActivation, Rows, RowsMut, Upsample,
 };
 pub(crate) use pentimento_kernels::{
-    PackedConv, PackedWeights, Padding, Precision, WeightsRef, fastest_precision,
+    Mask, PackedConv, PackedWeights, Padding, Precision, WeightsRef, fastest_precision,
 };
 use std::sync::Arc;
 
@@ -74,6 +74,12 @@ impl Linear {
         }
     }
 
+    /// In which all of these layers take the same input: f32 where they do not agree.
+    pub(crate) fn taken_by(layers: [&Self; 3]) -> Precision {
+        let [first, second, third] = layers.map(Self::takes);
+        if first == second && second == third { first } else { Precision::F32 }
+    }
+
     /// `[.., inputs] -> [.., outputs]`
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.apply(x, Epilogue::None, Precision::F32)
@@ -101,13 +107,23 @@ impl Linear {
 
     /// The same with an activation behind it.
     pub(crate) fn forward_act(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.forward_act_for(x, activation, Precision::F32)
+    }
+
+    /// The same, to be multiplied in this precision.
+    pub(crate) fn forward_act_for(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        product: Precision,
+    ) -> Result<Tensor> {
         let epilogue = match activation {
             Activation::Gelu => Epilogue::Gelu,
             Activation::QuickGelu => Epilogue::QuickGelu,
             Activation::Silu => Epilogue::Silu,
             Activation::Relu => return self.forward(x)?.relu(),
         };
-        self.apply(x, epilogue, Precision::F32)
+        self.apply(x, epilogue, product)
     }
 
     /// `a · gelu(b)` of the halves `a`, `b` of the outputs, to be multiplied in this precision:
@@ -381,26 +397,11 @@ pub(crate) struct Heads {
 /// `softmax(q·kᵀ/√d)·v` per head. `q` is `[B, T, heads·d]`, `k` and `v` are `[B, S, heads·d]`; so is the result
 /// `[B, T, heads·d]`.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
-    attention_for(q, k, v, heads, Precision::F32)
+    attention_for(q, k, v, heads, Mask::None, Precision::F32)
 }
 
-/// The same, to be multiplied in this precision.
+/// The same where not every token may be seen, to be multiplied in this precision.
 pub(crate) fn attention_for(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: Heads,
-    product: Precision,
-) -> Result<Tensor> {
-    masked_attention(q, k, v, heads, Mask::None, product)
-}
-
-/// The same where no token sees those behind it.
-pub(crate) fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
-    masked_attention(q, k, v, heads, Mask::Causal, Precision::F32)
-}
-
-fn masked_attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,

@@ -185,23 +185,21 @@ fn added_inputs(pooled: Option<&Tensor>, height: usize, width: usize) -> AddedIn
 
 /// An empty text and one of words through all encoders: `[2, S, D]`.
 fn texts(model: &Model) -> Result<Tensor> {
-    let states = [&[][..], &[320, 736, 539][..]].map(|ids: &[u32]| {
-        let towers = model.text.towers(&model.tokenizers);
-        let parts = towers.iter().map(|tower| Ok(tower.encode(ids, 0)?.context));
-        Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 2)
+    let towers = model.text.towers(&model.tokenizers);
+    let parts = towers.iter().map(|tower| {
+        let states = tower.encode(&[&[], &[320, 736, 539]], 0)?;
+        Tensor::cat(&states.into_iter().map(|states| states.context).collect::<Vec<_>>(), 0)
     });
-    let [negative, positive] = states;
-    Tensor::cat(&[negative?, positive?], 0)
+    Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 2)
 }
 
 /// The pooled state of the last encoder, twice, where it has one: `[2, P]`.
 fn pooled(model: &Model) -> Result<Option<Tensor>> {
     let towers = model.text.towers(&model.tokenizers);
     let Some(tower) = towers.last() else { return Ok(None) };
-    match tower.encode(&[320, 736, 539], 0)?.pooled {
-        Some(pooled) => Tensor::cat(&[&pooled, &pooled], 0).map(Some),
-        None => Ok(None),
-    }
+    let states = tower.encode(&[&[320, 736, 539], &[320, 736, 539]], 0)?;
+    let pooled = states.into_iter().map(|states| states.pooled).collect::<Option<Vec<_>>>();
+    pooled.map(|pooled| Tensor::cat(&pooled, 0)).transpose()
 }
 
 fn defect(error: candle_core::Error) -> GenerateError {

@@ -18,7 +18,10 @@ use crate::{
 };
 use candle_core::{Device, Tensor};
 use pentimento_request::{ClipSkip, ErrorKind, GenerateError, Prompt, PromptReport, PromptSyntax};
-use std::mem;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 /// Both halves of a request's prompts.
 pub(crate) struct Embedded {
@@ -73,7 +76,7 @@ struct Chunk {
 }
 
 /// Reads all prompts and encodes those that count: without guidance the negative ones do not.
-/// `between` is called before each chunk, and its error ends the work: sixty-four long texts take a while.
+/// `between` is called before every few chunks, and its error ends the work: sixty-four long texts take a while.
 pub(crate) fn embed(
     reader: &Reader,
     prompts: &[Prompt],
@@ -89,10 +92,19 @@ pub(crate) fn embed(
     let count = readings.iter().flatten().filter(counts).map(|read| read.chunks.len()).max().unwrap_or(1);
     let (mut positives, mut negatives) = (Vec::new(), Vec::new());
     for (tower, reads) in reader.towers.iter().zip(&readings) {
-        let mut chunks = Chunks { tower: *tower, clip_skip, empty_states: None, count, between };
+        let has = |sign: f32| reads.iter().any(|read| read.report.weight * sign > 0.0);
+        let zeros_for_negative = reader.zeros_for_empty && !has(-1.0);
+        let counted: Vec<&Read> = reads.iter().filter(counts).collect();
+        let mut texts: BTreeSet<&[u32]> =
+            counted.iter().flat_map(|read| &read.chunks).map(|chunk| &chunk.ids[..]).collect();
+        let are_filled = counted.iter().any(|read| read.chunks.len() < count);
+        if are_filled || !has(1.0) || guides && !has(-1.0) && !zeros_for_negative {
+            texts.insert(&[]);
+        }
+        let chunks = Chunks { encoded: encode(*tower, clip_skip, &texts, between)?, count };
         positives.push(chunks.blend(reads, 1.0)?);
         negatives.push(match guides {
-            true if reader.zeros_for_empty && !reads.iter().any(|read| read.report.weight < 0.0) => {
+            true if zeros_for_negative => {
                 Some(positives[positives.len() - 1].zeros_like().map_err(internal)?)
             }
             true => Some(chunks.blend(reads, -1.0)?),
@@ -195,20 +207,37 @@ fn mean_and_spread(x: &Tensor) -> Result<[f64; 2]> {
     Ok([sum / count, (squares / count).sqrt()])
 }
 
-/// Encodes chunks with one encoder.
-struct Chunks<'a> {
-    tower: Tower<'a>,
+/// Chunks that are encoded together: each more takes some megabytes while it passes the layers, and less is gained by it.
+const ENCODED_AT_ONCE: usize = 4;
+
+/// What each of these ids is to the network.
+fn encode<'a>(
+    tower: Tower,
     clip_skip: ClipSkip,
-    /// What the empty chunk gives, once it was asked for: many short texts beside a long one need it often.
-    empty_states: Option<TextStates>,
+    texts: &BTreeSet<&'a [u32]>,
+    between: &mut dyn FnMut() -> Result<(), GenerateError>,
+) -> Result<BTreeMap<&'a [u32], TextStates>, GenerateError> {
+    let mut encoded = BTreeMap::new();
+    let texts: Vec<_> = texts.iter().copied().collect();
+    for texts in texts.chunks(ENCODED_AT_ONCE) {
+        between()?;
+        let states = tower.encode(texts, clip_skip.get() - 1).map_err(internal)?;
+        encoded.extend(texts.iter().copied().zip(states));
+    }
+    Ok(encoded)
+}
+
+/// Chunks that one encoder has encoded.
+struct Chunks<'a> {
+    /// By their ids, and the empty one where it is needed.
+    encoded: BTreeMap<&'a [u32], TextStates>,
     /// How many chunks every text is filled up to.
     count: usize,
-    between: &'a mut dyn FnMut() -> Result<(), GenerateError>,
 }
 
 impl Chunks<'_> {
     /// The weighted mean of the prompts whose weight has this sign.
-    fn blend(&mut self, reads: &[Read], sign: f32) -> Result<TextStates, GenerateError> {
+    fn blend(&self, reads: &[Read], sign: f32) -> Result<TextStates, GenerateError> {
         let mut group: Vec<&Read> = reads.iter().filter(|read| read.report.weight * sign > 0.0).collect();
         // The order in which prompts are given must not change a single bit of the sum.
         group.sort_by(|a, b| {
@@ -218,52 +247,41 @@ impl Chunks<'_> {
         let total: f64 = group.iter().map(|read| f64::from(read.report.weight).abs()).sum();
         let mut sum: Option<TextStates> = None;
         for read in &group {
-            let encoded = self.encode(&read.chunks)?;
+            let states = self.in_a_row(&read.chunks)?;
             if group.len() == 1 {
-                return Ok(encoded);
+                return Ok(states);
             }
             let share = f64::from(read.report.weight).abs() / total;
-            sum = Some(add(sum, encoded, share).map_err(internal)?);
+            sum = Some(add(sum, states, share).map_err(internal)?);
         }
         match sum {
             Some(sum) => Ok(sum),
-            None => self.encode(&[]),
+            None => self.in_a_row(&[]),
         }
     }
 
-    /// Chunk by chunk, one behind the other, filled up with empty ones.
-    fn encode(&mut self, chunks: &[Chunk]) -> Result<TextStates, GenerateError> {
+    /// One behind the other, filled up with empty ones.
+    fn in_a_row(&self, chunks: &[Chunk]) -> Result<TextStates, GenerateError> {
+        let empty = Chunk { ids: Vec::new(), weights: None };
         let (mut contexts, mut pooled) = (Vec::with_capacity(self.count), None);
         for index in 0..self.count {
-            let states = match chunks.get(index) {
-                Some(chunk) => self.forward(chunk)?,
-                None => self.empty_states()?,
-            };
+            let states = self.states(chunks.get(index).unwrap_or(&empty))?;
             contexts.push(states.context);
             pooled = pooled.or(states.pooled);
         }
         Ok(TextStates { context: Tensor::cat(&contexts, 1).map_err(internal)?, pooled })
     }
 
-    fn empty_states(&mut self) -> Result<TextStates, GenerateError> {
-        if let Some(states) = &self.empty_states {
-            return Ok(states.clone());
-        }
-        let states = self.forward(&Chunk { ids: Vec::new(), weights: None })?;
-        Ok(self.empty_states.insert(states).clone())
-    }
-
-    fn forward(&mut self, chunk: &Chunk) -> Result<TextStates, GenerateError> {
-        (self.between)()?;
-        let states = self.tower.encode(&chunk.ids, self.clip_skip.get() - 1).map_err(internal)?;
-        match &chunk.weights {
+    fn states(&self, chunk: &Chunk) -> Result<TextStates, GenerateError> {
+        let Some(TextStates { context, pooled }) = self.encoded.get(&chunk.ids[..]).cloned() else {
+            return Err(GenerateError::new(ErrorKind::Internal, "a chunk of a prompt was not encoded"));
+        };
+        let context = match &chunk.weights {
             // A pooled state is of the whole text and has no weights.
-            Some(weights) => Ok(TextStates {
-                context: weighted(&states.context, weights).map_err(internal)?,
-                pooled: states.pooled,
-            }),
-            None => Ok(states),
-        }
+            Some(weights) => weighted(&context, weights).map_err(internal)?,
+            None => context,
+        };
+        Ok(TextStates { context, pooled })
     }
 }
 

@@ -89,31 +89,41 @@ impl TextEncoder {
         ))
     }
 
-    /// The last states, with so many layers left out at the end: `[77]` ids -> `[1, 77, hidden]`
-    pub(crate) fn forward(&self, ids: &[u32], skipped: usize) -> Result<Tensor> {
+    /// The last states of texts, with so many layers left out at the end: `B` times `[77]` ids -> `[B, 77, hidden]`. A text's have the
+    /// same bytes alone and beside others.
+    pub(crate) fn forward(&self, texts: &[Vec<u32>], skipped: usize) -> Result<Tensor> {
         let used = self.layers.len().saturating_sub(skipped);
-        self.final_norm.forward(&self.run(self.embed(ids)?, 0..used)?)
+        self.final_norm.forward(&self.run(self.embed(texts)?, 0..used)?)
     }
 
-    /// The states before the last layer, with so many more left out, and the projected state of the end token, which
-    /// has passed them all: `[77]` ids -> `[1, 77, hidden]` and `[1, projection]`
-    pub(crate) fn penultimate(&self, ids: &[u32], skipped: usize) -> Result<(Tensor, Option<Tensor>)> {
+    /// The states before the last layer, with so many more left out, and the projected states of the end tokens, which
+    /// have passed them all: `B` times `[77]` ids -> `[B, 77, hidden]` and `[B, projection]`
+    pub(crate) fn penultimate(&self, texts: &[Vec<u32>], skipped: usize) -> Result<(Tensor, Option<Tensor>)> {
         let (all, used) = (self.layers.len(), self.layers.len().saturating_sub(skipped + 1));
-        let states = self.run(self.embed(ids)?, 0..used)?;
+        let states = self.run(self.embed(texts)?, 0..used)?;
         let Some(projection) = &self.projection else { return Ok((states, None)) };
         let last = self.final_norm.forward(&self.run(states.clone(), used..all)?)?;
-        let end = last.narrow(1, self.end_of(ids), 1)?.squeeze(1)?;
-        Ok((states, Some(projection.forward(&end)?)))
+        Ok((states, Some(projection.forward(&self.ends(&last, texts)?)?)))
     }
 
     /// The end token's state behind all layers and the norm: `[77]` ids -> `[1, hidden]`
-    pub(crate) fn end_state(&self, ids: &[u32]) -> Result<Tensor> {
-        self.forward(ids, 0)?.narrow(1, self.end_of(ids), 1)?.squeeze(1)
+    pub(crate) fn end_state(&self, ids: Vec<u32>) -> Result<Tensor> {
+        let texts = [ids];
+        self.ends(&self.forward(&texts, 0)?, &texts)
     }
 
-    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::new(ids, &Device::Cpu)?;
-        (self.tokens.embedding(&ids)?.to_dtype(DType::F32)? + &self.positions)?.unsqueeze(0)
+    /// The end tokens' states: `[B, 77, hidden] -> [B, hidden]`
+    fn ends(&self, states: &Tensor, texts: &[Vec<u32>]) -> Result<Tensor> {
+        let ends = texts.iter().enumerate();
+        let ends = ends.map(|(at, ids)| states.get(at)?.narrow(0, self.end_of(ids), 1));
+        Tensor::cat(&ends.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    fn embed(&self, texts: &[Vec<u32>]) -> Result<Tensor> {
+        let ids = Tensor::new(texts.concat(), &Device::Cpu)?;
+        let states = self.tokens.embedding(&ids)?.to_dtype(DType::F32)?;
+        let (length, hidden) = self.positions.dims2()?;
+        states.reshape((texts.len(), length, hidden))?.broadcast_add(&self.positions)
     }
 
     fn run(&self, states: Tensor, layers: Range<usize>) -> Result<Tensor> {

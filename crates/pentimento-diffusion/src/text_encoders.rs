@@ -112,14 +112,18 @@ impl Tower<'_> {
         self.encoder.check_vocabulary(self.tokenizer.largest_id(), label)
     }
 
-    /// What a chunk of ids (without start and end, at most [`Self::length`] - 2) is to the network, with so many layers
-    /// left out before the one that the model usually takes: clip skip less 1.
-    pub(crate) fn encode(&self, ids: &[u32], skipped: usize) -> Result<TextStates> {
-        let ids = self.tokenizer.framed(ids, self.length());
-        if self.penultimate {
-            let (context, pooled) = self.encoder.penultimate(&ids, skipped)?;
-            return Ok(TextStates { context, pooled });
-        }
-        Ok(TextStates { context: self.encoder.forward(&ids, skipped)?, pooled: None })
+    /// What chunks of ids (without start and end, at most [`Self::length`] - 2 each) are to the network, with so many layers
+    /// left out before the one that the model usually takes: clip skip less 1. Weights are read once for all of them.
+    pub(crate) fn encode(&self, chunks: &[&[u32]], skipped: usize) -> Result<Vec<TextStates>> {
+        let texts: Vec<_> = chunks.iter().map(|ids| self.tokenizer.framed(ids, self.length())).collect();
+        let (contexts, pooled) = match self.penultimate {
+            true => self.encoder.penultimate(&texts, skipped)?,
+            false => (self.encoder.forward(&texts, skipped)?, None),
+        };
+        let states = (0..chunks.len()).map(|at| {
+            let pooled = pooled.as_ref().map(|pooled| pooled.narrow(0, at, 1)).transpose()?;
+            Ok(TextStates { context: contexts.narrow(0, at, 1)?, pooled })
+        });
+        states.collect()
     }
 }

@@ -203,7 +203,7 @@ fn target(parts: Parts, request: &GenerationRequest) -> Result<Option<Tensor>, G
     for prompt in request.prompts.iter().filter(|prompt| prompt.weight > 0.0) {
         let ids = ids(tokenizer, &prompt.text, request.syntax, encoder.length() - 2);
         let ids = ids.map_err(crate::conditioning::unfit)?;
-        let end = encoder.end_state(&tokenizer.framed(&ids, encoder.length()));
+        let end = encoder.end_state(tokenizer.framed(&ids, encoder.length()));
         let embedded = end.and_then(|end| unit(&projection.forward(&end)?)? * f64::from(prompt.weight));
         let embedded = embedded.map_err(internal)?;
         sum = Some(match sum {

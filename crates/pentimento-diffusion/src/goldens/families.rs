@@ -25,7 +25,7 @@ fn two_encoders_side_by_side_are_those_of_transformers() {
         for tower in &towers {
             let mut ids = tower.tokenizer.ids(text.as_str().expect("a text")).expect("ids");
             ids.truncate(75);
-            let states = tower.encode(&ids, 0).expect("states");
+            let states = tower.encode(&[&ids], 0).expect("states").remove(0);
             contexts.push(states.context);
             pooled = states.pooled.or(pooled);
         }

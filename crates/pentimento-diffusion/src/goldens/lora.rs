@@ -38,7 +38,7 @@ fn states(model: &Model, encoders: &TextEncoders, ids: &Tensor) -> Tensor {
     let ids = ids.flatten_all().and_then(|ids| ids.to_vec1::<i64>()).expect("ids");
     let inner: Vec<u32> = ids[1..76].iter().map(|id| u32::try_from(*id).expect("an id")).collect();
     let towers = encoders.towers(&model.tokenizers);
-    let states = towers.iter().map(|tower| tower.encode(&inner, 0).expect("states")).collect();
+    let states = towers.iter().map(|tower| tower.encode(&[&inner], 0).expect("states").remove(0)).collect();
     TextStates::side_by_side(states).expect("states").context
 }
 

@@ -142,6 +142,12 @@ fn f32_root(weights: &Weights) -> Scope<'_> {
     Scope::root(weights, Precision::F32)
 }
 
+/// The values' bits.
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32 values");
+    values.into_iter().map(f32::to_bits).collect()
+}
+
 /// The largest difference, as a share of the expected values' standard deviation.
 fn relative_error(got: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(got.dims(), expected.dims());

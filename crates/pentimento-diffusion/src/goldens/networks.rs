@@ -1,6 +1,6 @@
 //! Tokenizer, text encoder, UNet and autoencoders against transformers and diffusers.
 
-use super::{Golden, against, assert_close, f32_root, files, part, reference};
+use super::{Golden, against, assert_close, bits, f32_root, files, part, reference};
 use crate::{
     config::{TextConfig, UnetConfig, VaeConfig},
     files::Folder,
@@ -75,13 +75,22 @@ fn text_states_are_those_of_transformers() {
         let encoder = TextEncoder::load(&f32_root(&weights), &config, model).expect("an encoder");
         let tokenizer = Tokenizer::load(&files(model), "tokenizer").expect("a tokenizer");
         let expected = golden.tensor(&format!("states.{model}"));
+        let mut texts = Vec::new();
         for (index, text) in golden.case["encoded"].as_array().expect("texts").iter().enumerate() {
             let mut text_ids = tokenizer.ids(text.as_str().expect("a text")).expect("ids");
             text_ids.truncate(75);
-            let states = encoder.forward(&tokenizer.framed(&text_ids, 77), 0).expect("states");
+            texts.push(tokenizer.framed(&text_ids, 77));
+            let states = encoder.forward(&texts[index..], 0).expect("states");
             let states = states.index_select(&positions, 1).expect("positions");
             let expected = expected.narrow(0, index, 1).expect("a row");
             assert_close(&format!("{model} {text}"), &states, &expected, 1e-4);
+        }
+        // Together they are what they are alone, bit for bit.
+        let together = encoder.forward(&texts, 0).expect("states");
+        for (index, text) in texts.iter().enumerate() {
+            let alone = encoder.forward(std::slice::from_ref(text), 0).expect("states");
+            let beside = together.narrow(0, index, 1).expect("a text's");
+            assert!(bits(&alone) == bits(&beside), "{model}, text {index}");
         }
     }
 }
@@ -134,10 +143,6 @@ fn an_item_of_a_batch_has_the_bytes_that_it_has_alone() {
     for item in 0..2 {
         let of_item = |tensor: &Tensor| tensor.narrow(0, item, 1).expect("an item");
         let alone = run(&of_item(&sample), &of_item(&context));
-        let bits = |tensor: &Tensor| -> Vec<u32> {
-            let values: Vec<f32> = tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32");
-            values.into_iter().map(f32::to_bits).collect()
-        };
         assert_eq!(bits(&alone), bits(&of_item(&together)));
     }
 }

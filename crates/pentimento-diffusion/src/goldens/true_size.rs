@@ -41,7 +41,7 @@ fn the_true_size_is_what_diffusers_computes() {
     let weights = open("text_encoder", "model");
     let text = TextEncoder::load(&f32_root(&weights), &config, "text").expect("an encoder");
     let ids: Vec<u32> = golden.f64s("text.ids").into_iter().map(|id| id as u32).collect();
-    let states = text.forward(&ids, 0).expect("states");
+    let states = text.forward(&[ids], 0).expect("states");
     let error = relative_rms(&states, &golden.tensor("text.states"));
     println!("text encoder: relative error {error:.1e}");
     assert!(error < 1e-4);

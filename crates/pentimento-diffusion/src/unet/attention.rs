@@ -7,7 +7,7 @@
 use super::{Told, merging::Merged};
 use crate::{
     error::{LoadError, Result},
-    ops::{self, GroupNorm, Heads, LayerNorm, Linear, Precision},
+    ops::{self, GroupNorm, Heads, LayerNorm, Linear, Mask, Precision},
     weights::Scope,
 };
 use candle_core::Tensor;
@@ -225,9 +225,7 @@ impl Attention {
 
     /// In which tokens that look at each other are multiplied: in f32 where not all of the layers agree.
     fn takes(&self) -> Precision {
-        let takes = self.query.takes();
-        let agree = [&self.key, &self.value].into_iter().all(|layer| layer.takes() == takes);
-        if agree { takes } else { Precision::F32 }
+        Linear::taken_by([&self.query, &self.key, &self.value])
     }
 
     /// In which queries, keys and values are multiplied with one another.
@@ -264,7 +262,7 @@ impl Attention {
             candle_core::bail!("attention without keys");
         };
         if seen.peek().is_none() {
-            return ops::attention_for(&query, key, value, heads, self.out.takes());
+            return ops::attention_for(&query, key, value, heads, Mask::None, self.out.takes());
         }
         let mut sum = ops::attention(&query, key, value, heads)?;
         for ((key, value), scale) in seen {
