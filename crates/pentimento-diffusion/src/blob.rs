@@ -83,7 +83,9 @@ impl Blob {
             // Both ends are within the slice, so they fit its index.
             Content::Held(bytes) => Ok(Cow::Borrowed(&bytes[range.start as usize..range.end as usize])),
             Content::File(_) => {
-                let mut bytes = vec![0; (range.end - range.start) as usize];
+                let length = usize::try_from(range.end - range.start)
+                    .map_err(|error| self.broken(format!("has a piece that is too large: {error}")))?;
+                let mut bytes = vec![0; length];
                 self.read_into(range.start, &mut bytes).map(|()| Cow::Owned(bytes))
             }
         }

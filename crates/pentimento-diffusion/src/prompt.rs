@@ -101,7 +101,7 @@ pub(crate) fn embed(
         if are_filled || !has(1.0) || guides && !has(-1.0) && !zeros_for_negative {
             texts.insert(&[]);
         }
-        let chunks = Chunks { encoded: encode(*tower, clip_skip, &texts, between)?, count };
+        let mut chunks = Chunks::new(*tower, clip_skip, count, &texts, between)?;
         positives.push(chunks.blend(reads, 1.0)?);
         negatives.push(match guides {
             true if zeros_for_negative => {
@@ -210,34 +210,50 @@ fn mean_and_spread(x: &Tensor) -> Result<[f64; 2]> {
 /// Chunks that are encoded together: each more takes some megabytes while it passes the layers, and less is gained by it.
 const ENCODED_AT_ONCE: usize = 4;
 
-/// What each of these ids is to the network.
-fn encode<'a>(
-    tower: Tower,
-    clip_skip: ClipSkip,
-    texts: &BTreeSet<&'a [u32]>,
-    between: &mut dyn FnMut() -> Result<(), GenerateError>,
-) -> Result<BTreeMap<&'a [u32], TextStates>, GenerateError> {
-    let mut encoded = BTreeMap::new();
-    let texts: Vec<_> = texts.iter().copied().collect();
-    for texts in texts.chunks(ENCODED_AT_ONCE) {
-        between()?;
-        let states = tower.encode(texts, clip_skip.get() - 1).map_err(internal)?;
-        encoded.extend(texts.iter().copied().zip(states));
-    }
-    Ok(encoded)
-}
-
-/// Chunks that one encoder has encoded.
+/// Encodes chunks with one encoder.
 struct Chunks<'a> {
-    /// By their ids, and the empty one where it is needed.
-    encoded: BTreeMap<&'a [u32], TextStates>,
+    tower: Tower<'a>,
+    clip_skip: ClipSkip,
     /// How many chunks every text is filled up to.
     count: usize,
+    /// What was encoded beforehand, by its ids: all chunks where they are few, else the empty one, if it is needed.
+    kept: BTreeMap<&'a [u32], TextStates>,
+    between: &'a mut dyn FnMut() -> Result<(), GenerateError>,
 }
 
-impl Chunks<'_> {
+impl<'a> Chunks<'a> {
+    /// Of these ids, and no others.
+    fn new(
+        tower: Tower<'a>,
+        clip_skip: ClipSkip,
+        count: usize,
+        texts: &BTreeSet<&'a [u32]>,
+        between: &'a mut dyn FnMut() -> Result<(), GenerateError>,
+    ) -> Result<Self, GenerateError> {
+        let are_few = texts.len() <= ENCODED_AT_ONCE;
+        let kept = texts.iter().copied().filter(|ids| are_few || ids.is_empty()).collect();
+        let mut chunks = Self { tower, clip_skip, count, kept: BTreeMap::new(), between };
+        chunks.kept = chunks.encode(&kept)?;
+        Ok(chunks)
+    }
+
+    /// What each of these ids is to the network.
+    fn encode<'t>(
+        &mut self,
+        texts: &BTreeSet<&'t [u32]>,
+    ) -> Result<BTreeMap<&'t [u32], TextStates>, GenerateError> {
+        let mut encoded = BTreeMap::new();
+        let texts: Vec<_> = texts.iter().copied().collect();
+        for texts in texts.chunks(ENCODED_AT_ONCE) {
+            (self.between)()?;
+            let states = self.tower.encode(texts, self.clip_skip.get() - 1).map_err(internal)?;
+            encoded.extend(texts.iter().copied().zip(states));
+        }
+        Ok(encoded)
+    }
+
     /// The weighted mean of the prompts whose weight has this sign.
-    fn blend(&self, reads: &[Read], sign: f32) -> Result<TextStates, GenerateError> {
+    fn blend(&mut self, reads: &[Read], sign: f32) -> Result<TextStates, GenerateError> {
         let mut group: Vec<&Read> = reads.iter().filter(|read| read.report.weight * sign > 0.0).collect();
         // The order in which prompts are given must not change a single bit of the sum.
         group.sort_by(|a, b| {
@@ -261,27 +277,25 @@ impl Chunks<'_> {
     }
 
     /// One behind the other, filled up with empty ones.
-    fn in_a_row(&self, chunks: &[Chunk]) -> Result<TextStates, GenerateError> {
+    fn in_a_row(&mut self, chunks: &[Chunk]) -> Result<TextStates, GenerateError> {
+        // What only this text has goes when it has been used.
+        let ids = chunks.iter().map(|chunk| &chunk.ids[..]);
+        let own = self.encode(&ids.filter(|ids| !self.kept.contains_key(ids)).collect())?;
         let empty = Chunk { ids: Vec::new(), weights: None };
         let (mut contexts, mut pooled) = (Vec::with_capacity(self.count), None);
         for index in 0..self.count {
-            let states = self.states(chunks.get(index).unwrap_or(&empty))?;
-            contexts.push(states.context);
-            pooled = pooled.or(states.pooled);
+            let chunk = chunks.get(index).unwrap_or(&empty);
+            let Some(states) = own.get(&chunk.ids[..]).or_else(|| self.kept.get(&chunk.ids[..])) else {
+                return Err(GenerateError::new(ErrorKind::Internal, "a chunk of a prompt was not encoded"));
+            };
+            contexts.push(match &chunk.weights {
+                Some(weights) => weighted(&states.context, weights).map_err(internal)?,
+                None => states.context.clone(),
+            });
+            // A pooled state is of the whole text and has no weights.
+            pooled = pooled.or_else(|| states.pooled.clone());
         }
         Ok(TextStates { context: Tensor::cat(&contexts, 1).map_err(internal)?, pooled })
-    }
-
-    fn states(&self, chunk: &Chunk) -> Result<TextStates, GenerateError> {
-        let Some(TextStates { context, pooled }) = self.encoded.get(&chunk.ids[..]).cloned() else {
-            return Err(GenerateError::new(ErrorKind::Internal, "a chunk of a prompt was not encoded"));
-        };
-        let context = match &chunk.weights {
-            // A pooled state is of the whole text and has no weights.
-            Some(weights) => weighted(&context, weights).map_err(internal)?,
-            None => context,
-        };
-        Ok(TextStates { context, pooled })
     }
 }
 

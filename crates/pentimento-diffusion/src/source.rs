@@ -1,4 +1,4 @@
-//! Where tensors come from: files of named tensors in some storage format, read one by one as f32.
+//! Where tensors come from: files of named tensors in some storage format, read one by one as f32, or as they are stored to be packed.
 //!
 //! Here: safetensors, one file or several. Storage may be f32, f16, bf16 or one of the two usual 8-bit floats.
 //! Errors name the file and the tensor. Pickle files are never opened.

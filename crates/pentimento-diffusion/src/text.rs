@@ -1,6 +1,6 @@
 //! The CLIP text encoder (`CLIPTextModel`, `CLIPTextModelWithProjection`): token ids to one state per token.
 //!
-//! Shapes: ids `[77]`, states `[1, 77, hidden]`, pooled `[1, projection]`. SD 1.x and 2.x take the last layer's states
+//! Shapes: `B` times ids `[77]`, states `[B, 77, hidden]`, pooled `[B, projection]`. SD 1.x and 2.x take the last layer's states
 //! behind the final layer norm, SDXL those of the layer before, without it, and the projected state of the end token.
 //! Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision";
 //! layout of weights as in transformers.

@@ -1,7 +1,7 @@
 //! The weights of one part of a model: its tensors by the names that the engine knows them by.
 //!
 //! The engine's names are those of diffusers and transformers. Files in another naming are read through a table
-//! of origins, made once when they are opened: models never know about it. Tensors come out as f32. Errors name the
+//! of origins, made once when they are opened: models never know about it. Tensors come out as f32, what is packed for kernels as it is stored. Errors name the
 //! file, the tensor, and the expected and found shape.
 //! Source: the file names that diffusers and transformers write.
 

@@ -41,7 +41,7 @@ pub struct LowRank<'a> {
     pub up: &'a PackedWeights,
 }
 
-/// Rows in a task: 26 register tiles; 156 rows of 320 steps are 200 KiB, which stay in the second-level cache beside
+/// Rows in a task: 26 register tiles; 156 rows of 320 steps are 195 KiB, which stay in the second-level cache beside
 /// the weights. Two texts of 77 tokens are one task, so that weights are read once for both. With 96 the weights of a layer of 128
 /// rows were read twice, and it was a fifth slower.
 const TASK_ROWS: usize = 26 * ROWS;

@@ -91,8 +91,8 @@ fn class(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(layout.size().checked_next_multiple_of(step)?, ALIGN).ok()
 }
 
-// SAFETY: every block comes from the system's allocator. One of a class is handed out for layouts of that class alone,
-// which it is large and aligned enough for, and goes back to the system with the layout that it was made with.
+// SAFETY: every small block comes from the system's allocator and goes back there, every large one comes from `fresh` or `resize` and
+// goes to `free`. One of a class is handed out for layouts of that class alone, which it is large and aligned enough for.
 unsafe impl GlobalAlloc for PagePool {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class(layout) else {
@@ -102,7 +102,7 @@ unsafe impl GlobalAlloc for PagePool {
         let kept = Kept::lock().take(class.size());
         match kept {
             Some(block) => std::ptr::with_exposed_provenance_mut(block.address),
-            None => fresh(class),
+            None => fresh(class, false),
         }
     }
 
@@ -119,7 +119,7 @@ unsafe impl GlobalAlloc for PagePool {
                 unsafe { address.write_bytes(0, layout.size()) };
                 address
             }
-            None => fresh(class),
+            None => fresh(class, true),
         }
     }
 
@@ -172,10 +172,11 @@ unsafe impl GlobalAlloc for PagePool {
 #[cfg(all(target_os = "linux", not(miri)))]
 const HUGE: usize = 4 << 20;
 
-/// A block of zeros from the system, null if it has none. Its allocator would write the zeros of a block that is aligned to
-/// more than 16 bytes, page by small page, and thereby do the first touch of a model's weights on one thread.
+/// A block from the system, of zeros if that is asked for, null if it has none. Its allocator would write the zeros of a block that is
+/// aligned to more than 16 bytes, page by small page, and thereby do the first touch of a model's weights on one thread: mapped
+/// blocks are zeros anyway.
 #[cfg(all(target_os = "linux", not(miri)))]
-fn fresh(class: Layout) -> *mut u8 {
+fn fresh(class: Layout, _zeroed: bool) -> *mut u8 {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping, wherever the system finds room.
     let address = unsafe { libc::mmap(std::ptr::null_mut(), class.size(), access, kind, -1, 0) };
@@ -190,9 +191,9 @@ fn fresh(class: Layout) -> *mut u8 {
 }
 
 #[cfg(any(not(target_os = "linux"), miri))]
-fn fresh(class: Layout) -> *mut u8 {
+fn fresh(class: Layout, zeroed: bool) -> *mut u8 {
     // SAFETY: a class is not empty.
-    unsafe { System.alloc_zeroed(class) }
+    unsafe { if zeroed { System.alloc_zeroed(class) } else { System.alloc(class) } }
 }
 
 /// Gives a block back to the system.

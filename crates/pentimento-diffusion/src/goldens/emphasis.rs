@@ -1,6 +1,6 @@
 //! Prompts with emphasis, breaks and clip skip against A1111's rules on transformers.
 
-use super::{Golden, against, assert_close, files, measured, part};
+use super::{Golden, against, assert_close, bits, files, measured, part};
 use crate::{
     Precision,
     config::TextConfig,
@@ -69,4 +69,37 @@ fn emphasis_and_clip_skip_change_the_states_as_the_rules_say() {
         let kept = Tensor::new(kept, states.device()).and_then(|kept| states.index_select(&kept, 0));
         assert_close(text(case), &kept.expect("tokens"), &golden.tensor(name), 1e-4);
     }
+}
+
+#[test]
+fn texts_of_many_chunks_are_what_their_chunks_are_alone() {
+    let (config, weights) = part::<TextConfig>("tiny-sd15", "text_encoder", "model");
+    let label = "tiny-sd15";
+    let parts = [TextPart { config: &config, weights: &weights, packed: None, changes: None, label }];
+    let encoders = TextEncoders::load(&parts, Precision::F32).expect("an encoder");
+    let tokenizers = [Tokenizer::load(&files("tiny-sd15"), "tokenizer").expect("a tokenizer")];
+    let reader = Reader { towers: encoders.towers(&tokenizers), zeros_for_empty: false };
+    let clip_skip = ClipSkip::new(1).expect("the last layer");
+    let reading = Reading { syntax: PromptSyntax::Emphasis, clip_skip, guides: true };
+    let embed = |texts: &[(&str, f32)]| {
+        let prompts = texts.iter().map(|(text, weight)| Prompt { text: (*text).to_owned(), weight: *weight });
+        let mut calls = 0;
+        let mut between = || {
+            calls += 1;
+            Ok(())
+        };
+        let embedded = prompt::embed(&reader, &prompts.collect::<Vec<_>>(), reading, &mut between);
+        let embedded = embedded.expect("states");
+        (bits(&embedded.positive.context), bits(&embedded.negative.expect("guided").context), calls)
+    };
+    let words = ["a red house", "a tree", "some snow", "a cat", "two birds", "the moon"];
+    let alone: Vec<Vec<u32>> = words.iter().map(|word| embed(&[(word, 1.0)]).0).collect();
+    let (_, empty, calls) = embed(&[(words[0], 1.0)]);
+    assert_eq!(calls, 1, "a text and the empty one pass the encoder together");
+    // Six chunks against one, which is filled up with five empty ones.
+    let long = words.join(" BREAK ");
+    let (positive, negative, calls) = embed(&[(&long, 1.0), (words[1], -1.0)]);
+    assert!(positive == alone.concat());
+    assert!(negative == [&alone[1][..], &empty.repeat(5)].concat());
+    assert_eq!(calls, 4, "the empty one, then six chunks in two passes, then one");
 }

@@ -60,6 +60,10 @@ pub(crate) struct Tile {
     pub(crate) add: bool,
     /// What will be read after this tile, or `b` where nobody knows: one of these lines is asked for at each step, into the
     /// second-level cache. A hint that may be any address; many at once would hold up what the tile itself reads.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "only x86-64 has tiles that ask for it")
+    )]
     pub(crate) next: *const Line,
 }
 
