@@ -21,15 +21,6 @@ pub(crate) struct LayerShape {
     pub(crate) activation: Activation,
 }
 
-/// Which tokens a token sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sight {
-    /// All.
-    All,
-    /// Itself and those before it.
-    Back,
-}
-
 /// One layer: attention and a two-layer perceptron, each behind a norm and around a shortcut.
 pub(crate) struct Layer {
     norm1: LayerNorm,
@@ -42,11 +33,12 @@ pub(crate) struct Layer {
     fc2: Linear,
     heads: usize,
     activation: Activation,
-    sight: Sight,
+    /// Which tokens a token sees.
+    mask: Mask,
 }
 
 impl Layer {
-    pub(crate) fn load(scope: &Scope, shape: LayerShape, sight: Sight) -> Result<Self, LoadError> {
+    pub(crate) fn load(scope: &Scope, shape: LayerShape, mask: Mask) -> Result<Self, LoadError> {
         let LayerShape { hidden, inner, heads, epsilon, activation } = shape;
         let attention = scope.at("self_attn");
         Ok(Self {
@@ -60,7 +52,7 @@ impl Layer {
             fc2: Linear::load(&scope.at("mlp.fc2"), inner, hidden)?,
             heads,
             activation,
-            sight,
+            mask,
         })
     }
 
@@ -70,11 +62,7 @@ impl Layer {
         let y = self.norm1.forward_for(x, takes)?;
         let of = |layer: &Linear| layer.forward_for(&y, heads.precision);
         let (q, k, v) = (of(&self.query)?, of(&self.key)?, of(&self.value)?);
-        let mask = match self.sight {
-            Sight::All => Mask::None,
-            Sight::Back => Mask::Causal,
-        };
-        let mixed = ops::attention_for(&q, &k, &v, heads, mask, self.out.takes())?;
+        let mixed = ops::attention_for(&q, &k, &v, heads, self.mask, self.out.takes())?;
         let x = self.out.forward_add(&mixed, x)?;
         let y = self.norm2.forward_for(&x, self.fc1.takes())?;
         let y = self.fc1.forward_act_for(&y, self.activation, self.fc2.takes())?;

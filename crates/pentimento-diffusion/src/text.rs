@@ -6,10 +6,10 @@
 //! layout of weights as in transformers.
 
 use crate::{
-    clip::{Layer, LayerShape, Sight},
+    clip::{Layer, LayerShape},
     config::{TextConfig, unsupported},
     error::{LoadError, LoadErrorKind, Result},
-    ops::{Activation, LayerNorm, Linear},
+    ops::{Activation, LayerNorm, Linear, Mask},
     weights::Scope,
 };
 use candle_core::{DType, Device, Tensor};
@@ -49,7 +49,7 @@ impl TextEncoder {
             activation,
         };
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(&scope.at("encoder.layers").at(index), shape, Sight::Back))
+            .map(|index| Layer::load(&scope.at("encoder.layers").at(index), shape, Mask::Causal))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             tokens: embeddings.table("token_embedding.weight", &[config.vocab_size, hidden])?,

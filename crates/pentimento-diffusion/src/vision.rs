@@ -6,11 +6,11 @@
 //! weights and order of preprocessing as in transformers (`CLIPImageProcessor` with Pillow).
 
 use crate::{
-    clip::{Layer, LayerShape, Sight},
+    clip::{Layer, LayerShape},
     config::{DEEPEST, WIDEST, read_json, refuse_outside, unsupported},
     error::{LoadError, Result},
     files::ModelFiles,
-    ops::{Activation, Conv2d, LayerNorm, Linear},
+    ops::{Activation, Conv2d, LayerNorm, Linear, Mask},
     weights::Scope,
 };
 use candle_core::{Device, Tensor};
@@ -112,7 +112,7 @@ impl VisionEncoder {
             activation,
         };
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(&scope.at("encoder.layers").at(index), shape, Sight::All))
+            .map(|index| Layer::load(&scope.at("encoder.layers").at(index), shape, Mask::None))
             .collect::<Result<_, _>>()?;
         let projection = root.at("visual_projection");
         Ok(Self {

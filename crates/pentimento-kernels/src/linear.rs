@@ -13,7 +13,7 @@ use crate::int8::{QUAD, Quantiser, Sums, dequantise_tile, extent, part_signs, qu
 use crate::isa::{Arith, Isa, per_isa};
 use crate::pack::{PackedWeights, Precision};
 use crate::rows::{Rows, RowsMut, SharedRows, pairs};
-use crate::scratch::{self, LANES, bytes_mut, floats_mut, prefetch_row, words_mut};
+use crate::scratch::{self, LANES, Line, bytes_mut, floats_mut, prefetch_row, words_mut};
 
 pub(crate) type Range = std::ops::Range<usize>;
 
@@ -204,6 +204,28 @@ pub(crate) struct Words<'a> {
     quantisers: &'a [Quantiser],
 }
 
+impl Words<'_> {
+    /// A row's word of a step.
+    fn step(&self, row: usize, step: usize) -> *const u32 {
+        self.at.wrapping_add(row * self.stride + step)
+    }
+
+    /// A register tile of rows from one on and so many steps from one on, with a block of weights ([`PackedWeights::block`]); `c` is
+    /// the first row of the result, and elements from row to row.
+    fn tile(
+        &self,
+        row: usize,
+        step: usize,
+        steps: usize,
+        (b, b_stride): (*const Line, usize),
+        (c, c_stride): (*mut f32, usize),
+        add: bool,
+    ) -> Tile {
+        let (a, a_stride) = (self.step(row, step), self.stride);
+        Tile { steps, a, a_stride, a_step: 1, b, b_stride, c, c_stride, add, next: b }
+    }
+}
+
 /// Calls `body` with the words of some rows of `x` in the weights' precision: where they lie if they have it, otherwise rounded,
 /// quantised or widened into scratch.
 pub(crate) fn with_words(isa: Isa, x: Rows, w: &PackedWeights, rows: &Range, body: impl FnOnce(Words)) {
@@ -283,21 +305,8 @@ impl Beside<'_> {
         scratch::with(words, |lines| {
             for step in (0..steps).step_by(STEPS) {
                 let count = STEPS.min(steps - step);
-                let (b, b_stride) = self.up.block(groups.clone(), step..step + count, lines);
-                let a = self.words.at.wrapping_add(rows.start * self.words.stride + step);
-                let a_stride = self.words.stride;
-                let tile = Tile {
-                    steps: count,
-                    a,
-                    a_stride,
-                    a_step: 1,
-                    b,
-                    b_stride,
-                    c,
-                    c_stride,
-                    add: true,
-                    next: b,
-                };
+                let block = self.up.block(groups.clone(), step..step + count, lines);
+                let tile = self.words.tile(rows.start, step, count, block, (c, c_stride), true);
                 // SAFETY: the way up has these columns and steps, the rest is the caller's promise.
                 unsafe { kernel.run(rows.len(), width, &tile) };
             }
@@ -339,29 +348,15 @@ impl Product<'_> {
                 for column in columns.clone().step_by(TILE_COLUMNS) {
                     let width = TILE_COLUMNS.min(columns.end - column);
                     let groups = column / LANES..(column + width).div_ceil(LANES);
-                    let (b, b_stride) = self.w.block(groups, step..step + count, lines);
+                    let weights = self.w.block(groups, step..step + count, lines);
                     for row in (0..rows).step_by(ROWS) {
                         let block = row..rows.min(row + ROWS);
-                        let a = self.words.at.wrapping_add(row * self.words.stride + step);
                         let c = self.c.wrapping_add(row * self.c_stride + column - columns.start);
-                        let (a_stride, c_stride) = (self.words.stride, self.c_stride);
-                        let tile = Tile {
-                            steps: count,
-                            a,
-                            a_stride,
-                            a_step: 1,
-                            b,
-                            b_stride,
-                            c,
-                            c_stride,
-                            add: step > 0,
-                            next: b,
-                        };
+                        let tile = self.words.tile(row, step, count, weights, (c, self.c_stride), step > 0);
                         if column == columns.start {
                             // Later columns find the rows in the second-level cache.
                             for next in block.end..rows.min(block.end + ROWS) {
-                                let a = self.words.at.wrapping_add(next * self.words.stride + step);
-                                prefetch_row(a.cast(), count);
+                                prefetch_row(self.words.step(next, step).cast(), count);
                             }
                         }
                         let is_last = step + count == steps;

@@ -13,6 +13,16 @@ use candle_core::Tensor;
 use pentimento_request::{ClipSkip, Prompt, PromptSyntax};
 use serde_json::Value;
 
+/// A tiny model's text encoder and tokenizer.
+fn tiny() -> (TextEncoders, [Tokenizer; 1]) {
+    let label = "tiny-sd15";
+    let (config, weights) = part::<TextConfig>(label, "text_encoder", "model");
+    let parts = [TextPart { config: &config, weights: &weights, packed: None, changes: None, label }];
+    let encoders = TextEncoders::load(&parts, Precision::F32).expect("an encoder");
+    let tokenizer = Tokenizer::load(&files(label), "tokenizer").expect("a tokenizer");
+    (encoders, [tokenizer])
+}
+
 fn text(case: &Value) -> &str {
     case["text"].as_str().expect("a text")
 }
@@ -47,11 +57,7 @@ fn strange_prompts_become_the_tokens_of_transformers() {
 fn emphasis_and_clip_skip_change_the_states_as_the_rules_say() {
     against("transformers, A1111's rules", "text states with emphasis and clip skip");
     let golden = Golden::open("emphasis");
-    let (config, weights) = part::<TextConfig>("tiny-sd15", "text_encoder", "model");
-    let label = "tiny-sd15";
-    let parts = [TextPart { config: &config, weights: &weights, packed: None, changes: None, label }];
-    let encoders = TextEncoders::load(&parts, Precision::F32).expect("an encoder");
-    let tokenizers = [Tokenizer::load(&files("tiny-sd15"), "tokenizer").expect("a tokenizer")];
+    let (encoders, tokenizers) = tiny();
     let reader = Reader { towers: encoders.towers(&tokenizers), zeros_for_empty: false };
     let positions: Vec<u32> = serde_json::from_value(golden.case["positions"].clone()).expect("positions");
     for (name, case) in golden.case["encoded"].as_object().expect("texts") {
@@ -73,11 +79,7 @@ fn emphasis_and_clip_skip_change_the_states_as_the_rules_say() {
 
 #[test]
 fn texts_of_many_chunks_are_what_their_chunks_are_alone() {
-    let (config, weights) = part::<TextConfig>("tiny-sd15", "text_encoder", "model");
-    let label = "tiny-sd15";
-    let parts = [TextPart { config: &config, weights: &weights, packed: None, changes: None, label }];
-    let encoders = TextEncoders::load(&parts, Precision::F32).expect("an encoder");
-    let tokenizers = [Tokenizer::load(&files("tiny-sd15"), "tokenizer").expect("a tokenizer")];
+    let (encoders, tokenizers) = tiny();
     let reader = Reader { towers: encoders.towers(&tokenizers), zeros_for_empty: false };
     let clip_skip = ClipSkip::new(1).expect("the last layer");
     let reading = Reading { syntax: PromptSyntax::Emphasis, clip_skip, guides: true };

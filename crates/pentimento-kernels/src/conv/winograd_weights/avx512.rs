@@ -174,7 +174,7 @@ impl<T: Tap> Kernels<'_, T> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     fn columns<const H: usize>(&self, steps: Range<usize>) -> [[__m512; IN]; 3] {
-        let (lanes, from) = (((1_u32 << steps.len()) - 1) as __mmask16, steps.start.min(self.c_in));
+        let (lanes, from) = (((1_u32 << steps.len()) - 1) as __mmask16, steps.start);
         assert!(steps.end <= self.c_in && self.taps.len() >= TAPS * self.c_in, "taps of a kernel");
         let taps = self.taps.as_ptr();
         // SAFETY: the taps of the lanes lie inside by the assertion.
